@@ -1,0 +1,1 @@
+"""Many at a time: the only part of the package that imports ray."""

@@ -1,0 +1,437 @@
+"""The driver: observe, decide, act. Leases work to workers, and turns deaths into Failures.
+
+It keeps no truth of its own: what is done is what Results say, so a driver can die at any moment
+and the same command goes on. Policy is in schedule.py and planning.py, pure and tested without
+Ray; here is only the loop that acts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import time
+from collections import Counter
+from types import FrameType
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError, RayTaskError
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from isobench_ray.cluster.lease import Epoch
+from isobench_ray.cluster.placement import bundle, reserve
+from isobench_ray.cluster.progress import Progress
+from isobench_ray.cluster.schedule import (
+    STAGES,
+    Action,
+    Finish,
+    Lease,
+    PoolState,
+    Stage,
+    StartWorkers,
+    State,
+    StopWorkers,
+    decide,
+)
+from isobench_ray.cluster.worker import Ticket, Worker, WorkResult
+from isobench_ray.dataset import Appender
+from isobench_ray.errors import StoppedEarly, UserError
+from isobench_ray.failure import Failure, FailureClass
+from isobench_ray.planning import Planner, ResolvedExperiment, WorkItem
+from isobench_ray.repository import Base
+from isobench_ray.results import Results, Snapshot, WorkKey
+from isobench_ray.schema import utc_now
+from isobench_ray.session import HUMAN
+from isobench_ray.stages.measure import MeasureWork
+from isobench_ray.stages.solve import SolveWork
+from isobench_ray.trial import ExecutionEnd
+
+POLL_S = 0.5
+NONCE_KEY = "epochs/nonce"
+
+
+class _Member(NamedTuple):
+    """A worker of a pool."""
+
+    stage: Stage
+    group: PlacementGroup
+    actor: ActorHandle
+    ready: ray.ObjectRef
+
+
+class _Running(NamedTuple):
+    """A leased piece of work."""
+
+    worker: str
+    item: WorkItem
+    ticket: Ticket
+    started: float
+
+
+class Driver:
+    """Runs the open work of an experiment to its end."""
+
+    def __init__(
+        self,
+        resolved: ResolvedExperiment,
+        planner: Planner,
+        results: Results,
+        epoch: Epoch,
+        capacities: dict[Stage, int],
+        together: bool,
+    ) -> None:
+        self._resolved, self._planner, self._results = resolved, planner, results
+        self._epoch, self._capacities, self._together = epoch, capacities, together
+        self._snapshot: Snapshot = results.snapshot()
+        self._repeats: Counter[WorkKey] = Counter()
+        self._members: dict[str, _Member] = {}
+        self._running: dict[ray.ObjectRef, _Running] = {}
+        self._bases: dict[str, ray.ObjectRef] = {}
+        self._names = (f"worker-{n}" for n in itertools.count(1))
+        self._event_numbers = itertools.count()
+        self._signals = 0
+        self._appender = Appender(results, epoch.number)
+        self._nonce = uuid4().hex.encode()
+        results.store.put(NONCE_KEY, self._nonce)
+        open_work = self._open_work()
+        self._progress = Progress(total=len(open_work), done=0)
+
+    def run(self) -> None:
+        """Work until nothing is left that may start.
+
+        Raises:
+            StoppedEarly: a signal, or another driver, ended it before.
+            UserError: the workers cannot see Results.
+        """
+        old = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        self._say_turns()
+        self._end_lost()
+        try:
+            while not self._step():
+                pass
+        finally:
+            self._close()
+            for number, handler in old.items():
+                signal.signal(number, handler)
+        if self._signals:
+            raise StoppedEarly("stopped by a signal")
+
+    def _step(self) -> bool:
+        """One turn of the loop; whether it was the last."""
+        if self._epoch.lost.is_set():
+            raise StoppedEarly("another driver has taken over these Results")
+        if self._signals > 1:
+            raise StoppedEarly("stopped by a second signal; running work was cut off")
+        state = self._observe()
+        for action in decide(state):
+            if isinstance(action, Finish):
+                return True
+            self._act(action)
+        self._wait()
+        return False
+
+    def _observe(self) -> State:
+        """What is open, and what each worker does."""
+        self._drop_dead_starters()
+        busy = {running.worker for running in self._running.values()}
+        pools = {}
+        for stage in STAGES:
+            members = {name: m for name, m in self._members.items() if m.stage == stage}
+            ready = {name for name, m in members.items() if _is_ready(m)}
+            pools[stage] = PoolState(
+                capacity=self._capacities[stage],
+                starting=tuple(sorted(set(members) - ready)),
+                idle=tuple(sorted(ready - busy)),
+                busy=tuple(sorted(ready & busy)),
+            )
+        return State(tuple(self._open_work()), pools, self._together, self._signals > 0)
+
+    def _open_work(self) -> list[WorkItem]:
+        """Open work that is not running. A task whose trials run is not ready to be measured."""
+        running = {running.item.key for running in self._running.values()}
+        solving = {r.item.task_id for r in self._running.values() if r.item.stage == "solve"}
+        return [
+            item
+            for item in self._planner.open_work(self._snapshot, self._repeats)
+            if item.key not in running
+            and not (item.key.work == "session" and item.task_id in solving)
+        ]
+
+    def _act(self, action: Action) -> None:
+        if isinstance(action, StartWorkers):
+            for _ in range(action.count):
+                self._start_worker(action.stage)
+        elif isinstance(action, StopWorkers):
+            for name in action.workers:
+                self._stop_worker(name)
+        elif isinstance(action, Lease):
+            self._lease(action.worker, action.item)
+
+    def _start_worker(self, stage: Stage) -> None:
+        experiment = self._resolved.loaded.experiment
+        asked = experiment.resources.solve if stage == "solve" else experiment.resources.measure
+        group, shape = reserve(asked), bundle(asked)
+        place = PlacementGroupSchedulingStrategy(
+            placement_group=group, placement_group_bundle_index=0
+        )
+        remote = ray.remote(
+            num_cpus=shape.pop("CPU"),
+            num_gpus=shape.pop("GPU", 0),
+            resources={name: amount for name, amount in shape.items() if ":" in name},
+            max_restarts=0,
+            max_task_retries=0,
+            scheduling_strategy=place,
+        )(_LeasedWorker)
+        actor = remote.remote(experiment, self._results.uri, self._epoch.number)
+        name = next(self._names)
+        ready = actor.ready.remote(NONCE_KEY, self._nonce)
+        self._members[name] = _Member(stage, group, actor, ready)
+        self._event("worker_started", worker=name, detail=stage)
+
+    def _stop_worker(self, name: str) -> None:
+        member = self._members.pop(name)
+        if _is_ready(member):
+            ray.wait([member.actor.stop.remote()], timeout=10)
+        ray.kill(member.actor)
+        remove_placement_group(member.group)
+        self._event("worker_stopped", worker=name)
+
+    def _lease(self, worker: str, item: WorkItem) -> None:
+        """Give an item to a worker, as the next execution of its work."""
+        ticket = Ticket(
+            item.key, self._next_execution(item.key), self._epoch.number, self._identity(item)
+        )
+        actor = self._members[worker].actor
+        base = self._base(item.task_id)
+        if item.stage == "solve":
+            ref = actor.solve.remote(ticket, self._solve_work(item), base)
+        else:
+            ref = actor.measure.remote(ticket, self._measure_work(item), base)
+        self._repeats[item.key] += 1
+        self._running[ref] = _Running(worker, item, ticket, time.monotonic())
+        self._event("leased", item.key, ticket.execution, worker)
+        self._progress.running([running.item.label for running in self._running.values()])
+
+    def _wait(self) -> None:
+        """Wait for an end, or a little while."""
+        waiting = [*self._running, *(m.ready for m in self._members.values() if not _is_ready(m))]
+        if not waiting:
+            time.sleep(POLL_S / 10)
+            return
+        done, _ = ray.wait(waiting, num_returns=1, timeout=POLL_S)
+        for ref in done:
+            if ref in self._running:
+                self._finish(ref)
+
+    def _finish(self, ref: ray.ObjectRef) -> None:
+        """Take in how an execution ended; the death of a worker is a Failure."""
+        running = self._running.pop(ref)
+        try:
+            result: WorkResult = ray.get(ref)
+        except RayActorError as error:
+            result = self._dead(running, FailureClass.WORKER_DIED, _first_line(error))
+        except RayTaskError as error:
+            result = self._dead(running, FailureClass.HARNESS_ERROR, str(error))
+        self._take_in(running.item, result)
+        word = str(result.failure.failure_class if result.failure else result.outcome or "measured")
+        self._event("ended", result.key, result.execution, running.worker, word)
+        duration_s = time.monotonic() - running.started
+        left = len(self._open_work()) + len(self._running)
+        self._progress.finished(running.item.label, word, duration_s, self._ended() + left)
+        if result.failure is not None:
+            self._progress.tell(f"  {result.failure.failure_class}: {result.failure.message}")
+            self._progress.tell(f"  -> {result.failure.policy.advice}")
+
+    def _ended(self) -> int:
+        return sum(self._repeats.values()) - len(self._running)
+
+    def _dead(self, running: _Running, failure_class: FailureClass, words: str) -> WorkResult:
+        """End an execution whose worker could not; drop the worker."""
+        failure = Failure(failure_class=failure_class, message=words)
+        self._end_execution(running.ticket.key, running.ticket.execution, failure)
+        if running.worker in self._members:
+            self._drop_worker(running.worker)
+        return WorkResult(running.ticket.key, running.ticket.execution, None, failure)
+
+    def _take_in(self, item: WorkItem, result: WorkResult) -> None:
+        """Read what the execution left into the snapshot, and add its rows."""
+        self._snapshot = self._results.refreshed(self._snapshot, result.key)
+        if item.stage == "solve":
+            journal = self._snapshot.journals.get(result.key.work_id)
+            if journal is not None:
+                trial = self._resolved.trials[journal.trial_id].trial
+                self._appender.add_trial(journal, trial, result.execution)
+        elif result.failure is None:
+            record = self._results.session_record(result.key)
+            if record is not None:
+                self._appender.add_session(record)
+
+    def _end_lost(self) -> None:
+        """Write the end of executions that an earlier driver left without one."""
+        for execution in self._snapshot.executions:
+            if execution.end is None and execution.claim.epoch < self._epoch.number:
+                failure = Failure(
+                    failure_class=FailureClass.DRIVER_DIED,
+                    message=f"lost with the driver of epoch {execution.claim.epoch}",
+                )
+                self._end_execution(execution.key, execution.number, failure)
+                self._event("lost", execution.key, execution.number)
+        self._snapshot = self._results.snapshot()
+
+    def _end_execution(self, key: WorkKey, number: int, failure: Failure) -> None:
+        end = ExecutionEnd(failure=failure, ended_at=utc_now())
+        self._results.publish(key, number, end, None)
+
+    def _base(self, task_id: str) -> ray.ObjectRef:
+        """The task's base in Ray's object store, put there once."""
+        if task_id not in self._bases:
+            planned = self._resolved.tasks[task_id]
+            assert planned.resolved is not None, "only resolved tasks are leased"
+            base: Base = planned.repository.bake(planned.resolved.base_tree)
+            self._bases[task_id] = ray.put(base)
+        return self._bases[task_id]
+
+    def _solve_work(self, item: WorkItem) -> SolveWork:
+        planned = self._resolved.trials[item.key.work_id]
+        task = self._resolved.tasks[item.task_id]
+        assert planned.agent is not None, "only resolved trials are leased"
+        return SolveWork(
+            trial=planned.trial,
+            task=task.task,
+            task_files=task.files,
+            agent_kind=planned.spec.kind,
+            agent=planned.agent,
+            prompt=planned.prompt,
+            agent_wall_s=planned.agent_wall_s,
+            concurrency=1 + sum(r.item.stage == "solve" for r in self._running.values()),
+        )
+
+    def _measure_work(self, item: WorkItem) -> MeasureWork:
+        planned = self._resolved.tasks[item.task_id]
+        assert planned.resolved is not None and item.plan is not None, "only planned sessions"
+        admission = next(
+            (a for a in self._snapshot.admissions if a.conditions == planned.conditions), None
+        )
+        patches = {planned.resolved.human_tree: planned.resolved.human_diff}
+        for arm in item.plan.arms:
+            if arm.trials and arm.name != HUMAN:
+                patches[arm.tree] = self._patch_text(arm.trials[0])
+        return MeasureWork(
+            plan=item.plan,
+            task=planned.task,
+            task_files=planned.files,
+            patches=patches,
+            settings=self._resolved.loaded.experiment.measure,
+            admission_id=admission.session_id if admission else None,
+        )
+
+    def _patch_text(self, trial_id: str) -> bytes:
+        journal = self._snapshot.journals[trial_id]
+        artifact = next(a for a in journal.artifacts if a.name == "model_patch.diff")
+        return self._results.artifact(WorkKey("trial", trial_id), journal.execution, artifact)
+
+    def _identity(self, item: WorkItem) -> str:
+        if item.plan is not None:
+            return item.plan.identity
+        return self._resolved.trials[item.key.work_id].trial.solve_identity or ""
+
+    def _next_execution(self, key: WorkKey) -> int:
+        return 1 + max((e.number for e in self._snapshot.executions if e.key == key), default=0)
+
+    def _drop_dead_starters(self) -> None:
+        """Workers that died, or cannot see Results, before they had work."""
+        for name, member in list(self._members.items()):
+            if not _is_ready(member):
+                continue
+            try:
+                sees = ray.get(member.ready)
+            except RayActorError as error:
+                cause = getattr(error, "cause", None) or error
+                self._drop_worker(name)
+                raise StoppedEarly(f"a worker could not start: {_first_line(cause)}") from error
+            if not sees:
+                raise UserError(
+                    f"{self._results.uri}: a worker's node does not see this folder; put Results "
+                    "on a file system that all nodes share"
+                )
+
+    def _drop_worker(self, name: str) -> None:
+        member = self._members.pop(name)
+        ray.kill(member.actor)
+        remove_placement_group(member.group)
+        self._event("worker_lost", worker=name)
+
+    def _say_turns(self) -> None:
+        shapes = ", ".join(f"{self._capacities[stage]} to {stage}" for stage in STAGES)
+        turns = "side by side" if self._together else (
+            "in turns, as the machine is too small for both at once"
+        )
+        self._progress.tell(f"workers: {shapes}; {turns}")
+
+    def _event(
+        self,
+        event: str,
+        key: WorkKey | None = None,
+        execution: int | None = None,
+        worker: str | None = None,
+        detail: str | None = None,
+    ) -> None:
+        row: dict[str, Any] = {
+            "epoch": self._epoch.number,
+            "sequence": next(self._event_numbers),
+            "time": utc_now().isoformat(),
+            "event": event,
+            "work": key.work if key else None,
+            "work_id": key.work_id if key else None,
+            "execution": execution,
+            "worker": worker,
+            "detail": detail,
+        }
+        self._results.append_line(f"events/{self._epoch.number}.jsonl", row)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signals += 1
+        if self._signals == 1:
+            self._progress.tell("stopping: running work is finished first; again to cut it off")
+
+    def _close(self) -> None:
+        for ref, running in list(self._running.items()):
+            ray.cancel(ref)
+            failure = Failure(
+                failure_class=FailureClass.DRIVER_DIED, message="cut off when the run was stopped"
+            )
+            self._drop_worker_quietly(running.worker)
+            if not self._epoch.lost.is_set():
+                self._end_execution(running.ticket.key, running.ticket.execution, failure)
+        for name in list(self._members):
+            self._stop_worker(name)
+        self._appender.flush()
+        self._progress.close()
+
+    def _drop_worker_quietly(self, name: str) -> None:
+        if name in self._members:
+            self._drop_worker(name)
+
+
+class _LeasedWorker(Worker):
+    """The Worker as an actor: learns from Ray which GPUs it owns."""
+
+    def __init__(self, experiment: Any, results_uri: str, epoch: int) -> None:
+        gpus = tuple(str(gpu) for gpu in ray.get_gpu_ids())
+        super().__init__(experiment, results_uri, epoch, gpus)
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def _is_ready(member: _Member) -> bool:
+    done, _ = ray.wait([member.ready], timeout=0)
+    return bool(done)
+
+
+def _first_line(error: object) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,144 @@
+"""The right to be the driver of some Results: epochs, the beat, and taking over from the dead.
+
+Each driver holds an epoch, created once as epochs/<n>.json, and renews the beat in driver.json. A
+second driver refuses while the first lives. One that died on this boot of this machine is taken
+over at once; one elsewhere when its beat has not moved during three intervals of our own clock. No
+clocks of two machines are compared. A driver that finds a newer epoch stops by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from datetime import datetime
+
+from isobench_ray.errors import UserError
+from isobench_ray.process import boot_id, start_ticks
+from isobench_ray.results import Results
+from isobench_ray.schema import RECORD_SCHEMA_VERSION, RecordModel, utc_now
+
+BEAT_INTERVAL_S = 2.0
+
+
+class DriverRecord(RecordModel):
+    """driver.json: the living driver, or the last one."""
+
+    schema_version: int = RECORD_SCHEMA_VERSION
+    """Version of this record's form."""
+    epoch: int
+    """Its epoch."""
+    beat: int
+    """Counter that a living driver moves."""
+    hostname: str
+    """Its machine."""
+    boot_id: str
+    """The machine's boot id."""
+    pid: int
+    """Its process."""
+    start_ticks: int
+    """Start time of that process in clock ticks since boot."""
+    started_at: datetime
+    """When it took the epoch."""
+    ended_at: datetime | None = None
+    """When it gave it back; null while it lives, and after a kill."""
+
+
+def read_driver(results: Results) -> DriverRecord | None:
+    """The last driver of Results; None where there was none."""
+    data = results.store.get("driver.json")
+    return None if data is None else DriverRecord.model_validate_json(data)
+
+
+def is_alive(results: Results, driver: DriverRecord) -> bool:
+    """Whether a driver lives. For one of another machine or boot this takes three intervals."""
+    if driver.ended_at is not None:
+        return False
+    if driver.boot_id == boot_id():
+        return start_ticks(driver.pid) == driver.start_ticks
+    deadline = time.monotonic() + 3 * BEAT_INTERVAL_S
+    while time.monotonic() < deadline:
+        time.sleep(BEAT_INTERVAL_S / 2)
+        now = read_driver(results)
+        if now is not None and (now.epoch, now.beat) != (driver.epoch, driver.beat):
+            return now.ended_at is None
+    return False
+
+
+def refuse_second_driver(results: Results) -> None:
+    """Refuse Results that a living driver holds.
+
+    Raises:
+        UserError: with who it is.
+    """
+    driver = read_driver(results)
+    if driver is not None and is_alive(results, driver):
+        raise UserError(
+            f"{results.uri}: another `isobench-ray run` is working on these Results (pid "
+            f"{driver.pid} on {driver.hostname}, since {driver.started_at:%Y-%m-%d %H:%M:%S} UTC); "
+            f"watch it with `isobench-ray status {results.uri}`, or stop it first"
+        )
+
+
+class Epoch:
+    """A held epoch; beats in a thread until it is given back or lost."""
+
+    def __init__(self, results: Results, record: DriverRecord) -> None:
+        self._results, self._record = results, record
+        self._stop = threading.Event()
+        self.lost = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread.start()
+
+    @property
+    def number(self) -> int:
+        """The epoch."""
+        return self._record.epoch
+
+    def give_back(self) -> None:
+        """Stop beating; if the epoch was not lost, say that this driver ended."""
+        self._stop.set()
+        self._thread.join()
+        if not self.lost.is_set():
+            ended = self._record.model_copy(update={"ended_at": utc_now()})
+            self._results.store.put("driver.json", ended.to_json())
+
+    def _beat(self) -> None:
+        while not self._stop.wait(BEAT_INTERVAL_S):
+            if self._results.store.get(_epoch_key(self.number + 1)) is not None:
+                self.lost.set()
+                return
+            self._record = self._record.model_copy(update={"beat": self._record.beat + 1})
+            self._results.store.put("driver.json", self._record.to_json())
+
+
+def take_epoch(results: Results) -> Epoch:
+    """Become the driver.
+
+    Raises:
+        UserError: another driver lives, or took the epoch first.
+    """
+    refuse_second_driver(results)
+    taken = [int(key.rsplit("/", 1)[1].split(".")[0]) for key in results.store.list("epochs/")]
+    ticks = start_ticks(os.getpid())
+    assert ticks is not None, "a running process has a start time"
+    record = DriverRecord(
+        epoch=max(taken, default=0) + 1,
+        beat=0,
+        hostname=socket.gethostname(),
+        boot_id=boot_id(),
+        pid=os.getpid(),
+        start_ticks=ticks,
+        started_at=utc_now(),
+    )
+    claim = {"epoch": record.epoch, "hostname": record.hostname, "pid": record.pid}
+    if not results.store.create_once(_epoch_key(record.epoch), json.dumps(claim).encode() + b"\n"):
+        raise UserError(f"{results.uri}: another `isobench-ray run` started at the same moment")
+    results.store.put("driver.json", record.to_json())
+    return Epoch(results, record)
+
+
+def _epoch_key(number: int) -> str:
+    return f"epochs/{number}.json"

@@ -1,0 +1,180 @@
+"""The Worker: owns its CPUs, GPUs and a scratch folder; runs one piece of work at a time.
+
+A plain class; `ray.remote` wraps it where the driver starts it. Ray ends here: the stages know
+nothing of it. This is also the one place where an error becomes a recorded Failure.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from isobench_ray.errors import FailureRaised
+from isobench_ray.experiment import Experiment
+from isobench_ray.failure import Failure, FailureClass
+from isobench_ray.process import start_ticks, sweep_orphans
+from isobench_ray.repository import Base
+from isobench_ray.results import Results, WorkKey, open_results
+from isobench_ray.schema import sha256_hex, utc_now
+from isobench_ray.session import SessionRecord
+from isobench_ray.stages.measure import MeasureWork, measure
+from isobench_ray.stages.node import Node, open_node
+from isobench_ray.stages.solve import SolveWork, solve
+from isobench_ray.trial import ExecutionClaim, ExecutionEnd, Outcome, TrialRecord
+from isobench_ray.workspace import remove_tree
+
+
+class Ticket(NamedTuple):
+    """The right to start one execution, as the driver gives it."""
+
+    key: WorkKey
+    execution: int
+    epoch: int
+    identity: str
+
+
+class WorkResult(NamedTuple):
+    """How an execution ended, as the driver needs to know it."""
+
+    key: WorkKey
+    execution: int
+    outcome: Outcome | None
+    failure: Failure | None
+
+
+Record = TrialRecord | SessionRecord
+
+
+class Worker:
+    """Runs leased work on one node."""
+
+    def __init__(
+        self, experiment: Experiment, results_uri: str, epoch: int, gpus: tuple[str, ...] = ()
+    ) -> None:
+        self._results: Results = open_results(results_uri)
+        scratch = _own_scratch(results_uri, epoch)
+        self._node: Node = open_node(
+            experiment.environment, experiment.sandbox, experiment.limits, scratch, gpus
+        )
+
+    def ready(self, nonce_key: str, nonce: bytes) -> bool:
+        """Whether this worker sees the driver's Results."""
+        return self._results.store.get(nonce_key) == nonce
+
+    def solve(self, ticket: Ticket, work: SolveWork, base: Base) -> WorkResult:
+        """Run one trial and publish its record."""
+        return self._execute(
+            ticket,
+            lambda artifacts: solve(work, base, ticket.execution, self._node, artifacts),
+        )
+
+    def measure(self, ticket: Ticket, work: MeasureWork, base: Base) -> WorkResult:
+        """Measure one session and publish its record."""
+        return self._execute(
+            ticket,
+            lambda artifacts: measure(work, base, ticket.execution, self._node, artifacts),
+        )
+
+    def stop(self) -> None:
+        """Remove the scratch folder."""
+        sweep_orphans(self._node.ledger)
+        remove_tree(self._node.scratch)
+
+    def _execute(self, ticket: Ticket, stage: Callable[[Path], Record]) -> WorkResult:
+        """Claim, run, publish. Whatever goes wrong is recorded as a Failure of this execution."""
+        if not self._results.claim(ticket.key, self._claim(ticket)):
+            failure = Failure(
+                failure_class=FailureClass.STALE_LEASE,
+                message=f"execution {ticket.execution} is claimed, or the work is done already",
+            )
+            return WorkResult(ticket.key, ticket.execution, None, failure)
+        start, record, failure = time.monotonic(), None, None
+        artifacts = self._empty_artifacts()
+        try:
+            record = stage(artifacts)
+        except FailureRaised as raised:
+            failure = raised.failure
+        except Exception as error:  # the boundary: an error of ours must not look like an agent's
+            failure = _unexpected(error)
+        return self._publish(ticket, artifacts, record, failure, time.monotonic() - start)
+
+    def _publish(
+        self,
+        ticket: Ticket,
+        artifacts: Path,
+        record: Record | None,
+        failure: Failure | None,
+        duration_s: float,
+    ) -> WorkResult:
+        stored = self._results.store_artifacts(ticket.key, ticket.execution, artifacts)
+        outcome = record.outcome if isinstance(record, TrialRecord) else None
+        end = ExecutionEnd(
+            outcome=outcome,
+            failure=failure,
+            ended_at=utc_now(),
+            duration_s=duration_s,
+            cost_usd=record.usage.cost_usd if isinstance(record, TrialRecord) else None,
+            artifacts=stored,
+        )
+        final = record.model_copy(update={"artifacts": stored}) if record else None
+        self._results.publish(ticket.key, ticket.execution, end, final)
+        return WorkResult(ticket.key, ticket.execution, outcome, failure)
+
+    def _claim(self, ticket: Ticket) -> ExecutionClaim:
+        return ExecutionClaim(
+            work=ticket.key.work,
+            work_id=ticket.key.work_id,
+            execution=ticket.execution,
+            epoch=ticket.epoch,
+            identity=ticket.identity,
+            worker=self._node.facts,
+            claimed_at=utc_now(),
+        )
+
+    def _empty_artifacts(self) -> Path:
+        """Clear what the last execution left in the scratch folder, but for the ledger."""
+        for entry in self._node.scratch.iterdir():
+            if entry != self._node.ledger and entry.is_dir():
+                remove_tree(entry)
+        artifacts = self._node.scratch / "artifacts"
+        artifacts.mkdir()
+        return artifacts
+
+
+def _unexpected(error: Exception) -> Failure:
+    full = isinstance(error, OSError) and error.errno in (28, 122)  # ENOSPC, EDQUOT
+    return Failure(
+        failure_class=FailureClass.DISK_FULL if full else FailureClass.HARNESS_ERROR,
+        message=f"{type(error).__name__}: {error}",
+        detail=traceback.format_exc(),
+    )
+
+
+def _own_scratch(results_uri: str, epoch: int) -> Path:
+    """A scratch folder of this worker, after sweeping those of dead and of older ones.
+
+    The folder's name holds the worker's epoch, pid and start time. A worker of an older epoch that
+    still lives has lost its driver; it is killed, so that it does not go on spending.
+    """
+    root = Path(tempfile.gettempdir()) / f"isobench-ray-{os.getuid()}"
+    own_root = root / sha256_hex(results_uri.encode())[:16]
+    own_root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for folder in own_root.iterdir():
+        old_epoch, pid, ticks = (int(part) for part in folder.name.split("-"))
+        alive = start_ticks(pid) == ticks
+        if alive and old_epoch >= epoch:
+            continue
+        if alive:
+            os.kill(pid, signal.SIGKILL)
+        sweep_orphans(folder / "processes")
+        remove_tree(folder)
+    ticks = start_ticks(os.getpid())
+    scratch = own_root / f"{epoch}-{os.getpid()}-{ticks}"
+    scratch.mkdir()
+    return scratch

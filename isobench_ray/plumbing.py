@@ -1,0 +1,125 @@
+"""Git's plumbing as functions: no user or system configuration, attributes or hooks take part."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+NEUTRAL_ENVIRONMENT = {
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_ATTR_NOSYSTEM": "1",
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_OPTIONAL_LOCKS": "0",
+    "LC_ALL": "C.UTF-8",
+}
+_NEUTRAL_OPTIONS = (
+    "-c",
+    "core.hooksPath=/dev/null",
+    "-c",
+    "core.autocrlf=false",
+    "-c",
+    "core.fsmonitor=false",
+    "-c",
+    "core.quotePath=true",
+    "-c",
+    "safe.directory=*",
+)
+NEUTRAL_ATTRIBUTES = "* -text !eol -ident !filter !working-tree-encoding !diff !merge !crlf\n"
+"""For info/attributes, which wins over .gitattributes: bytes stay as they are."""
+
+
+class GitError(Exception):
+    """Git ended with an error; the message is what it said."""
+
+
+def git(
+    git_dir: Path | None,
+    *arguments: str,
+    data: bytes | None = None,
+    env: dict[str, str] | None = None,
+    cwd: Path | None = None,
+) -> bytes:
+    """Run git on a git directory and return its output.
+
+    Raises:
+        GitError: the exit status is not 0.
+    """
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    variables |= NEUTRAL_ENVIRONMENT | (env or {})
+    if git_dir is not None:
+        variables["GIT_DIR"] = str(git_dir)
+    done = subprocess.run(
+        ["git", *_NEUTRAL_OPTIONS, *arguments],
+        input=data,
+        capture_output=True,
+        env=variables,
+        cwd=cwd,
+        check=False,
+    )
+    if done.returncode != 0:
+        words = done.stderr.decode(errors="replace").strip() or f"exit status {done.returncode}"
+        raise GitError(words)
+    return done.stdout
+
+
+def git_word(git_dir: Path | None, *arguments: str, **options: object) -> str:
+    """The output of git as one stripped string."""
+    return git(git_dir, *arguments, **options).decode().strip()  # type: ignore[arg-type]
+
+
+def init_bare(git_dir: Path) -> None:
+    """Make an empty bare git directory whose attributes are neutral."""
+    git_dir.mkdir(parents=True, exist_ok=True)
+    git(None, "init", "--quiet", "--bare", "--template=", str(git_dir))
+    (git_dir / "info").mkdir(exist_ok=True)
+    (git_dir / "info" / "attributes").write_text(NEUTRAL_ATTRIBUTES)
+
+
+def diff_trees(git_dir: Path, old: str, new: str) -> bytes:
+    """The binary-safe diff between two trees, which `git apply` takes."""
+    options = ("-p", "--binary", "--full-index", "--no-renames", "--no-ext-diff", "--no-textconv")
+    return git(git_dir, "diff-tree", *options, old, new)
+
+
+def numstat(git_dir: Path, old: str, new: str) -> list[tuple[str, int | None, int | None]]:
+    """(path, lines added, lines removed) between two trees; None for binary files."""
+    output = git(git_dir, "diff-tree", "-r", "--numstat", "-z", "--no-renames", old, new)
+    rows = []
+    for entry in output.split(b"\0")[:-1]:
+        added, removed, path = entry.split(b"\t", 2)
+        counts = [None if word == b"-" else int(word) for word in (added, removed)]
+        rows.append((path.decode(errors="backslashreplace"), counts[0], counts[1]))
+    return rows
+
+
+def apply_to_tree(git_dir: Path, base_tree: str, patch: bytes) -> str:
+    """The tree after strict application of a diff to a tree: no fuzz, no partial result.
+
+    Raises:
+        GitError: it does not apply, in git's words.
+    """
+    if not patch.strip():
+        return base_tree
+    with tempfile.TemporaryDirectory(dir=git_dir) as folder:
+        env = {"GIT_INDEX_FILE": f"{folder}/index"}
+        git(git_dir, "read-tree", base_tree, env=env)
+        git(git_dir, "apply", "--cached", "--whitespace=nowarn", data=patch, env=env)
+        return git_word(git_dir, "write-tree", env=env)
+
+
+def checkout_tree(git_dir: Path, tree: str, folder: Path) -> None:
+    """Write the files of a tree into an empty folder."""
+    folder.mkdir(parents=True)
+    with tempfile.TemporaryDirectory(dir=git_dir) as temporary:
+        env = {"GIT_INDEX_FILE": f"{temporary}/index", "GIT_WORK_TREE": str(folder)}
+        git(git_dir, "read-tree", tree, env=env)
+        git(git_dir, "checkout-index", "--all", "--force", env=env, cwd=folder)
+
+
+def list_files(output: bytes) -> Sequence[bytes]:
+    """Entries of NUL-terminated output."""
+    return output.split(b"\0")[:-1]

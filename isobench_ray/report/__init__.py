@@ -1,0 +1,1 @@
+"""Reports: what became of every planned trial, and what that supports."""

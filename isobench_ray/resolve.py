@@ -1,0 +1,288 @@
+"""From an experiment file to everything that a plan needs: tasks, trees, agents' inputs, lock.
+
+Reads task files, patch files and repositories; writes nothing but mirrors in the user's cache.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from isobench_ray import __version__
+from isobench_ray.agents import AGENTS
+from isobench_ray.errors import FailureRaised, UserError
+from isobench_ray.experiment import AgentSpec, LoadedExperiment
+from isobench_ray.failure import Failure
+from isobench_ray.planning import (
+    PlannedTask,
+    PlannedTrial,
+    ResolvedExperiment,
+    measure_conditions,
+    solve_identity,
+)
+from isobench_ray.prompt import render_prompt
+from isobench_ray.repository import cache_folder, open_repository
+from isobench_ray.results import Results, Snapshot
+from isobench_ray.schema import RECORD_SCHEMA_VERSION, RecordModel, sha256_hex, utc_now
+from isobench_ray.task_source import LoadedTask, load_tasks, select
+from isobench_ray.trial import Trial
+
+
+_DRIVERS_FILES = ("driver.json", "epochs/", "events/", "experiment.yaml", "invocations", "run.log")
+"""What a start that was killed before it wrote lock.json leaves."""
+
+
+class LockedTask(RecordModel):
+    """A task as it was resolved."""
+
+    task_id: str
+    """The task."""
+    repository: str
+    """URL of its repository."""
+    base_commit: str
+    """Where agents start."""
+    human_commit: str
+    """The yardstick."""
+    instruction: str
+    """What agents are told."""
+    tags: tuple[str, ...]
+    """Free words."""
+    workload: dict[str, Any]
+    """What is timed, as written."""
+    check: dict[str, Any]
+    """What must still be right, as written."""
+    files_sha256: str
+    """Hash of the files of workload and check."""
+    base_tree: str | None
+    """Git tree id of the base commit; null when it cannot be resolved."""
+    human_tree: str | None
+    """Git tree id of the human's commit; null when it cannot be resolved."""
+    human_diff_sha256: str | None
+    """Hash of the human's diff; null when it cannot be resolved."""
+    conditions: str | None
+    """Hash of all that its sessions are measured under; null when it cannot be resolved."""
+    failure: Failure | None
+    """Why it cannot be resolved."""
+
+
+class LockedAnalysis(RecordModel):
+    """The rule of measurement and verdict."""
+
+    margin_ratio: float
+    """The margin delta."""
+    pilot_blocks: int
+    """Blocks before the number of blocks is fixed."""
+    max_blocks: int
+    """Most blocks."""
+
+
+class LockedAgent(RecordModel):
+    """An agent as it was resolved."""
+
+    name: str
+    """Its name in the experiment."""
+    kind: str
+    """The adapter."""
+    version: str
+    """Version of its program."""
+
+
+class Lock(RecordModel):
+    """lock.json: what the experiment resolved to; the plan that every count refers to."""
+
+    schema_version: int = RECORD_SCHEMA_VERSION
+    """Version of this record's form."""
+    name: str
+    """Name of the experiment."""
+    code_version: str
+    """Version of isobench-ray that wrote this last."""
+    python: str
+    """Version of the driver's interpreter."""
+    created_at: datetime
+    """First start."""
+    updated_at: datetime
+    """Latest start."""
+    analysis: LockedAnalysis
+    """The frozen rule of measurement."""
+    experiment: dict[str, Any]
+    """The experiment with all overrides, but for what keeps its default."""
+    tasks: tuple[LockedTask, ...]
+    """All tasks that were ever planned here."""
+    agents: tuple[LockedAgent, ...]
+    """All agents that were ever planned here."""
+    trials: tuple[Trial, ...]
+    """All trials that were ever planned here."""
+
+
+def resolve_experiment(loaded: LoadedExperiment) -> ResolvedExperiment:
+    """Load tasks, ask repositories, collect what agents need.
+
+    Raises:
+        UserError: bad input of any kind.
+    """
+    tasks = {item.task.task_id: _planned_task(loaded, item) for item in load_tasks(loaded)}
+    trials: dict[str, PlannedTrial] = {}
+    for spec in loaded.experiment.agents:
+        place = f"{loaded.path}: agent '{spec.name}': select"
+        for task_id in select([planned.task for planned in tasks.values()], spec.select, place):
+            for trial in _planned_trials(loaded, spec, tasks[task_id]):
+                trials[trial.trial.trial_id] = trial
+    if not trials:
+        raise UserError(f"{loaded.path}: agents: no agent's `select` leaves it a task")
+    return ResolvedExperiment(loaded, tasks, trials)
+
+
+def _planned_task(loaded: LoadedExperiment, item: LoadedTask) -> PlannedTask:
+    experiment, task = loaded.experiment, item.task
+    place = experiment.repositories.get(task.repository)
+    if place is not None and "://" not in place:
+        path = loaded.resolve(place)
+        if not path.exists():
+            raise UserError(f"{loaded.path}: repositories.{task.repository}: there is no {path}")
+        place = str(path)
+    repository = open_repository(task.repository, place, cache_folder())
+    try:
+        resolved = repository.resolve(task)
+    except FailureRaised as error:
+        return PlannedTask(task, item.files, repository, None, error.failure, None)
+    conditions = measure_conditions(task, item.files, resolved, experiment)
+    return PlannedTask(task, item.files, repository, resolved, None, conditions)
+
+
+def _planned_trials(
+    loaded: LoadedExperiment, spec: AgentSpec, planned: PlannedTask
+) -> list[PlannedTrial]:
+    """All attempts of one agent at one task."""
+    experiment, task = loaded.experiment, planned.task
+    wall_s = min(
+        spec.limits.agent_wall_s or experiment.limits.agent_wall_s,
+        spec.limits.agent_working_s or experiment.limits.agent_working_s,
+    )
+    prompt, agent, identity = render_prompt(task, wall_s), None, None
+    human_diff = planned.resolved.human_diff if planned.resolved else b""
+    agent = AGENTS[spec.kind].load(spec, task, human_diff, _reader(loaded, spec))
+    if planned.resolved is not None:
+        identity = solve_identity(
+            experiment,
+            spec,
+            AGENTS[spec.kind].version,
+            agent,
+            planned.resolved.base_tree,
+            sha256_hex(prompt.encode()),
+            wall_s,
+        )
+    return [
+        PlannedTrial(
+            Trial(task_id=task.task_id, agent=spec.name, attempt=k, solve_identity=identity),
+            spec,
+            agent if planned.resolved else None,
+            prompt,
+            wall_s,
+        )
+        for k in range(1, experiment.attempts + 1)
+    ]
+
+
+def _reader(loaded: LoadedExperiment, spec: AgentSpec) -> Callable[[str], bytes]:
+    def read(name: str) -> bytes:
+        try:
+            return loaded.resolve(name).read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"{loaded.path}: agent '{spec.name}': cannot read {name}: {error.strerror}"
+            ) from error
+
+    return read
+
+
+def read_lock(results: Results) -> Lock | None:
+    """The lock of Results; None where there is none."""
+    data = results.store.get("lock.json")
+    return None if data is None else Lock.model_validate_json(data)
+
+
+def make_lock(resolved: ResolvedExperiment, old: Lock | None) -> Lock:
+    """The lock of an experiment; what an older lock of it has besides is kept (Results grow)."""
+    experiment = resolved.loaded.experiment
+    tasks = {task_id: _locked_task(planned) for task_id, planned in resolved.tasks.items()}
+    agents = {
+        spec.name: LockedAgent(name=spec.name, kind=spec.kind, version=AGENTS[spec.kind].version)
+        for spec in experiment.agents
+    }
+    trials = {trial_id: planned.trial for trial_id, planned in resolved.trials.items()}
+    if old is not None:
+        tasks = {task.task_id: task for task in old.tasks} | tasks
+        agents = {agent.name: agent for agent in old.agents} | agents
+        trials = {trial.trial_id: trial for trial in old.trials} | trials
+    now = utc_now()
+    return Lock(
+        name=experiment.name,
+        code_version=__version__,
+        python=platform.python_version(),
+        created_at=old.created_at if old else now,
+        updated_at=now,
+        analysis=LockedAnalysis(
+            margin_ratio=experiment.measure.margin_ratio,
+            pilot_blocks=experiment.measure.blocks.pilot,
+            max_blocks=experiment.measure.blocks.max,
+        ),
+        experiment=experiment.model_dump(mode="json", by_alias=True, exclude_defaults=True),
+        tasks=tuple(tasks[task_id] for task_id in sorted(tasks)),
+        agents=tuple(agents[name] for name in sorted(agents)),
+        trials=tuple(trials[trial_id] for trial_id in sorted(trials)),
+    )
+
+
+def _locked_task(planned: PlannedTask) -> LockedTask:
+    resolved = planned.resolved
+    task = planned.task
+    return LockedTask(
+        task_id=task.task_id,
+        repository=task.repository,
+        base_commit=task.base_commit,
+        human_commit=task.human_commit,
+        instruction=task.instruction,
+        tags=task.tags,
+        workload=task.workload.model_dump(mode="json", exclude_defaults=True),
+        check=task.check.model_dump(mode="json", exclude_defaults=True),
+        files_sha256=planned.files.sha256,
+        base_tree=resolved.base_tree if resolved else None,
+        human_tree=resolved.human_tree if resolved else None,
+        human_diff_sha256=sha256_hex(resolved.human_diff) if resolved else None,
+        conditions=planned.conditions,
+        failure=planned.failure,
+    )
+
+
+def refuse_other_experiment(
+    resolved: ResolvedExperiment, results: Results, lock: Lock | None, snapshot: Snapshot
+) -> None:
+    """Refuse Results of another experiment, and finished work under another identity.
+
+    Raises:
+        UserError: with how to go on.
+    """
+    name = resolved.loaded.experiment.name
+    if lock is None:
+        strange = [key for key in results.store.list("") if not key.startswith(_DRIVERS_FILES)]
+        if strange:
+            raise UserError(
+                f"{results.uri}: not a results folder (it holds {strange[0]} and no lock.json); "
+                "name an empty or new folder with --results"
+            )
+        return
+    if lock.name != name:
+        raise UserError(
+            f"{results.uri}: these are Results of the experiment '{lock.name}', not of '{name}'; "
+            "name another folder with --results"
+        )
+    for trial_id, planned in resolved.trials.items():
+        journal, identity = snapshot.journals.get(trial_id), planned.trial.solve_identity
+        if journal is not None and identity not in (None, journal.solve_identity):
+            raise UserError(
+                f"{resolved.loaded.path}: {trial_id} is finished under other conditions (its "
+                "prompt, agent, limits, sandbox or environment changed since); rename the agent "
+                f"'{planned.trial.agent}', or name another folder with --results"
+            )

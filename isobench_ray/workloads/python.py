@@ -1,0 +1,122 @@
+"""python workloads in lockstep: one living process per arm, and all arms alternate pass by pass.
+
+On a small shared machine, single runs of a fresh process vary by more than ten percent, because
+the machine itself does. Passes that alternate within milliseconds meet the same machine, so their
+ratio varies far less. Processes are fresh in every block; a block's sample is the median of its
+passes; the raw passes are kept. Only one arm runs at any time.
+"""
+
+from __future__ import annotations
+
+import random
+import select
+import statistics
+import subprocess
+import time
+
+from isobench_ray.process import Drain, end_process, spawn, tail
+from isobench_ray.workloads.block import ArmBlock, ArmSource, BlockConditions, contain_arm
+
+PASS_MS = "pass_ms"
+
+
+def measure_python_block(conditions: BlockConditions, arms: list[ArmSource]) -> list[ArmBlock]:
+    """Start one process per arm, alternate warm-up and timed passes, and end the processes."""
+    workload, order = conditions.workload, conditions.shuffled(arms)
+    shuffle = random.Random(conditions.seed).shuffle
+    running: list[_ArmProcess] = []
+    try:
+        running = [_ArmProcess(conditions, arm) for arm in order]
+        for arm in running:
+            arm.expect("ready")
+        for index in range(workload.warmup_passes + workload.passes):
+            turn = list(running)
+            shuffle(turn)
+            for arm in turn:
+                arm.run_pass(index, timed=index >= workload.warmup_passes)
+    finally:
+        for arm in running:
+            arm.close()
+    return [arm.block(position) for position, arm in enumerate(running)]
+
+
+class _ArmProcess:
+    """The runner of one arm; after its first problem it takes no further part in the block."""
+
+    def __init__(self, conditions: BlockConditions, arm: ArmSource) -> None:
+        measuring, scratch = conditions.measuring, conditions.scratch / arm.name
+        self.name = arm.name
+        self.problem: str | None = None
+        self._pass_ns: list[int] = []
+        self._outside_s = 0.0
+        self._left_s = self._limit_s = conditions.timeout_s
+        self._ledger = measuring.ledger
+        script = ["{HARNESS}/lockstep_runner.py", f"{{TASK}}/{conditions.workload.entry}"]
+        argv = [measuring.environment.python, *script, str(conditions.seed)]
+        env = {"PYTHONHASHSEED": str(conditions.seed % 2**32)}
+        contained = contain_arm(measuring, argv, arm, scratch, env)
+        self._stderr = scratch / "stderr.log"
+        self._process = spawn(
+            contained.argv,
+            cwd=contained.cwd,
+            env=contained.env,
+            ledger=self._ledger,
+            stdin=subprocess.PIPE,
+        )
+        limit = measuring.output_limit_bytes
+        self._drain = Drain(self._process.stderr, self._stderr, limit)
+
+    def run_pass(self, index: int, timed: bool) -> None:
+        """One pass: prepare untimed, then run; kept when it is a timed one."""
+        self._send(f"prepare {index}")
+        self.expect("prepared")
+        start = time.monotonic()
+        self._send("run")
+        elapsed_ns = self.expect("done")
+        if timed and elapsed_ns is not None:
+            self._outside_s += time.monotonic() - start
+            self._pass_ns.append(elapsed_ns)
+
+    def expect(self, word: str) -> int | None:
+        """Wait for a reply of the runner; the number behind its word, if there is one."""
+        if self.problem is not None:
+            return None
+        assert self._process.stdout is not None
+        start = time.monotonic()
+        ready, _, _ = select.select([self._process.stdout], [], [], self._left_s)
+        self._left_s -= time.monotonic() - start
+        if not ready or self._left_s <= 0:
+            self.problem = f"the workload took more than {self._limit_s:g} s"
+            return None
+        said, _, number = self._process.stdout.readline().decode().strip().partition(" ")
+        if said != word:
+            self.problem = "the workload ended early"
+            return None
+        return int(number) if number else None
+
+    def close(self) -> None:
+        """End the process; say how it ended if it ended early."""
+        end_process(self._process, self._ledger)
+        self._drain.finish()
+        if self.problem == "the workload ended early":
+            words = tail(self._stderr)
+            self.problem = f"the workload ended with status {self._process.returncode}: {words}"
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+
+    def block(self, position: int) -> ArmBlock:
+        """What this arm yielded."""
+        passes = tuple(ns / 1e6 for ns in self._pass_ns)
+        metrics = {} if self.problem else {PASS_MS: statistics.median(passes)}
+        return ArmBlock(self.name, position, metrics, passes, self._outside_s, self.problem)
+
+    def _send(self, line: str) -> None:
+        if self.problem is not None:
+            return
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(f"{line}\n".encode())
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            self.problem = "the workload ended early"
