@@ -1,4 +1,4 @@
-"""isobench-ray: coding agents on performance commits, run in parallel on Ray, judged by measurement.
+"""isobench-ray: coding agents on performance commits, in parallel on Ray, judged by measurement.
 
 The public verbs are those of the command line: `load_experiment`, `plan`, `run`, `open_results`,
 `report`. They are resolved on first use, so that importing the package costs nothing.
@@ -16,7 +16,7 @@ __all__ = ["__version__", "load_experiment", "open_results", "plan", "report", "
 
 def __getattr__(name: str) -> object:
     if name in __all__:
-        from isobench_ray import api
+        from isobench_ray import api  # noqa: PLC0415 - importing the package costs nothing
 
         return getattr(api, name)
     raise AttributeError(f"module 'isobench_ray' has no attribute {name!r}")

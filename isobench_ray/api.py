@@ -10,13 +10,11 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import ray
-
 from isobench_ray.cluster.driver import Driver
 from isobench_ray.cluster.lease import refuse_second_driver, take_epoch
-from isobench_ray.cluster.placement import capacities, check_shapes, connect
+from isobench_ray.cluster.placement import capacities, check_shapes, connect, disconnect
 from isobench_ray.cluster.schedule import Stage
-from isobench_ray.dataset import rebuild, trial_states
+from isobench_ray.dataset import rebuild
 from isobench_ray.environment import open_environment
 from isobench_ray.errors import FailureRaised, IsobenchError, UserError
 from isobench_ray.experiment import LoadedExperiment, load_experiment
@@ -27,9 +25,19 @@ from isobench_ray.resolve import make_lock, read_lock, refuse_other_experiment, 
 from isobench_ray.results import Results, Snapshot, WorkKey, open_results
 from isobench_ray.sandbox import open_sandbox
 from isobench_ray.schema import utc_now
+from isobench_ray.standing import trial_states
 from isobench_ray.store import refuse_unwritable
 
-__all__ = ["Plan", "RunSummary", "load_experiment", "open_results", "plan", "rebuild_dataset", "report", "run"]
+__all__ = [
+    "Plan",
+    "RunSummary",
+    "load_experiment",
+    "open_results",
+    "plan",
+    "rebuild_dataset",
+    "report",
+    "run",
+]
 
 log = logging.getLogger("isobench_ray")
 
@@ -151,7 +159,7 @@ def _run_open_work(
                 _note_invocation(results, epoch.number, "end", time.monotonic() - started)
             epoch.give_back()
     finally:
-        ray.shutdown()
+        disconnect()
 
 
 def _refuse_broken_node(planned: Plan) -> None:
@@ -172,9 +180,7 @@ def _begin(planned: Plan, results: Results, epoch: int) -> None:
     results.store.put("lock.json", make_lock(planned.resolved, read_lock(results)).to_json())
     _note_invocation(results, epoch, "start", None)
     _restore_links(planned.snapshot, results)
-    handler = RotatingFileHandler(
-        Path(results.uri) / "run.log", maxBytes=10_000_000, backupCount=3
-    )
+    handler = RotatingFileHandler(Path(results.uri) / "run.log", maxBytes=10_000_000, backupCount=3)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.handlers = [handler]
     log.setLevel(logging.INFO)
@@ -229,5 +235,4 @@ def _exit_code(results: Results) -> Literal[0, 1]:
 
 
 def _tell(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
-
+    sys.stderr.write(f"{message}\n")

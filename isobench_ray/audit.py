@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from isobench_ray.dataset import TABLES, all_rows, read_table, trial_states
+from isobench_ray.dataset import all_rows, read_table
 from isobench_ray.errors import RecordError
 from isobench_ray.resolve import Lock
 from isobench_ray.results import Results, Snapshot, WorkKey
+from isobench_ray.standing import trial_states
+from isobench_ray.tables import TABLES
 from isobench_ray.trial import Artifact
 
 
@@ -26,8 +28,7 @@ def audit(results: Results, lock: Lock) -> list[str]:
 def _artifacts(results: Results, snapshot: Snapshot) -> list[str]:
     """Artifacts of winning executions against the hashes in their records."""
     held: list[tuple[WorkKey, int, tuple[Artifact, ...]]] = [
-        (WorkKey("trial", j.trial_id), j.execution, j.artifacts)
-        for j in snapshot.journals.values()
+        (WorkKey("trial", j.trial_id), j.execution, j.artifacts) for j in snapshot.journals.values()
     ]
     problems = []
     for key, number, artifacts in held:

@@ -89,7 +89,9 @@ def run(
     only: OnlyOption = None,
     limit: LimitOption = None,
     retry_failures: RetryOption = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and end.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would run, and end.")
+    ] = False,
     overrides: SetOption = None,
 ) -> None:
     """Run an experiment, or go on with it: finished work is never repeated."""
@@ -244,7 +246,9 @@ for _name in LATER_COMMANDS:
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
     if version:
         print(__version__)
         raise typer.Exit
@@ -269,7 +273,7 @@ def main() -> None:
     except IsobenchError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(4)
-    except Exception:  # the last boundary: keep the traceback, spare the user the sight of it
+    except Exception:  # noqa: BLE001 - the last boundary keeps the traceback and says where
         sys.exit(_internal_error())
 
 

@@ -7,7 +7,6 @@ environments built for a commit, and containers, come with a later release.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -46,7 +45,7 @@ def open_environment(spec: EnvironmentSpec) -> Environment:
     Raises:
         FailureRaised: interpreter_missing, when it does not start.
     """
-    python = os.path.abspath(spec.python or sys.executable)
+    python = str(Path(spec.python or sys.executable).absolute())
     question = (
         "import json,platform,sys;"
         "print(json.dumps([platform.python_version(),sys.prefix,sys.base_prefix,sys.exec_prefix]))"

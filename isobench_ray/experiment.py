@@ -265,7 +265,7 @@ class Experiment(UserModel):
     """Name of the experiment; Results belong to one name."""
     tasks: TaskSource
     """Where the tasks come from, and which of them take part."""
-    repositories: dict[str, str] = {}
+    repositories: dict[str, str] = Field(default_factory=dict)
     """By repository URL: where its history can be had (a path, bundle, URL or patch series)."""
     agents: tuple[AgentSpec, ...] = Field(min_length=1)
     """The agents that meet the tasks."""
@@ -352,7 +352,7 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if isinstance(key, str) and key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key '{key}' stands here twice", key_node.start_mark
@@ -368,7 +368,7 @@ def parse_yaml(text: str, name: str) -> tuple[yaml.Node | None, Any]:
         UserError: the text is not YAML, with the line where reading stopped.
     """
     try:
-        return yaml.compose(text, Loader=_StrictLoader), yaml.load(text, Loader=_StrictLoader)
+        return yaml.compose(text, Loader=_StrictLoader), yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - it is a SafeLoader
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{name}{line}: not valid YAML: {error.problem}") from error
@@ -452,9 +452,7 @@ def _keys_at(model: type[BaseModel], where: list[int | str]) -> list[str]:
     for part in where:
         if isinstance(part, int):
             continue
-        field = next(
-            (f for name, f in model.model_fields.items() if part in (name, f.alias)), None
-        )
+        field = next((f for name, f in model.model_fields.items() if part in (name, f.alias)), None)
         inner = _model_in(field.annotation) if field else None
         if inner is not None:
             model = inner

@@ -145,5 +145,5 @@ class Failure(RecordModel):
 
 
 def fail(failure_class: FailureClass, message: str, detail: str | None = None) -> FailureRaised:
-    """The exception that carries a new Failure: `raise fail(...)`."""
+    """Make the exception that carries a new Failure, for the caller to raise."""
     return FailureRaised(Failure(failure_class=failure_class, message=message, detail=detail))

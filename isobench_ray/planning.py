@@ -15,7 +15,7 @@ from isobench_ray.agents import AgentInput
 from isobench_ray.experiment import AgentSpec, Experiment, LoadedExperiment
 from isobench_ray.failure import MAX_EXECUTIONS_PER_RUN, Failure, Retry
 from isobench_ray.repository import Repository, ResolvedTask
-from isobench_ray.results import Execution, Snapshot, WorkKey
+from isobench_ray.results import Execution, Snapshot, Work, WorkKey
 from isobench_ray.schema import identity_hash
 from isobench_ray.session import (
     BASE,
@@ -192,7 +192,7 @@ class Planner:
         self._trial_order = _shuffled_trials(resolved)
 
     def open_work(self, snapshot: Snapshot, repeats: Counter[WorkKey]) -> list[WorkItem]:
-        """All work that could be leased now, in order; running work must be taken off by callers."""
+        """All work that could be leased now, in order, running work included."""
         latest = latest_executions(snapshot.executions)
         items = []
         for task_id in self._tasks:
@@ -272,7 +272,7 @@ class Planner:
 
 def session_key(plan: SessionPlan) -> WorkKey:
     """Where a session or admission lies in Results."""
-    work = "admission" if plan.kind == "admission" else "session"
+    work: Work = "admission" if plan.kind == "admission" else "session"
     return WorkKey(work, f"{plan.task_id}/{plan.session_id}")
 
 

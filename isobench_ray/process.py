@@ -8,6 +8,7 @@ PID namespace, not here.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -97,10 +98,8 @@ def end_process(process: subprocess.Popen[bytes], ledger: Path) -> None:
     """End a program's process group, softly and then for good, and take it off the ledger."""
     if process.poll() is None:
         _signal_group(process.pid, signal.SIGTERM)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):  # the kill below is for that
             process.wait(timeout=GRACE_S)
-        except subprocess.TimeoutExpired:
-            pass  # the kill below is for it
     _signal_group(process.pid, signal.SIGKILL)
     process.wait()
     ticks = getattr(process, "isobench_ticks", None)

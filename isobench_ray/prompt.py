@@ -19,6 +19,4 @@ How your work is judged:
 
 def render_prompt(task: Task, agent_wall_s: float) -> str:
     """The prompt for one task; nothing of the human's commit is in it."""
-    return _TEMPLATE.format(
-        instruction=task.instruction.strip(), minutes=f"{agent_wall_s / 60:g}"
-    )
+    return _TEMPLATE.format(instruction=task.instruction.strip(), minutes=f"{agent_wall_s / 60:g}")

@@ -220,7 +220,9 @@ def _series_commit(mail: bytes) -> _SeriesCommit:
     message = email.parser.BytesParser(policy=email.policy.default).parsebytes(mail)
     name, address = email.utils.parseaddr(str(message["From"]))
     subject = re.sub(r"^\[PATCH[^\]]*\]\s*", "", str(message["Subject"]))
-    body = re.split(r"^---$", mail.decode().split("\n\n", 1)[1], maxsplit=1, flags=re.M)[0].strip()
+    body = re.split(r"^---$", mail.decode().split("\n\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[
+        0
+    ].strip()
     text = f"{subject}\n\n{body}\n" if body else f"{subject}\n"
     return _SeriesCommit(name, address, str(message["Date"]), text)
 

@@ -29,7 +29,6 @@ from isobench_ray.schema import RECORD_SCHEMA_VERSION, RecordModel, sha256_hex, 
 from isobench_ray.task_source import LoadedTask, load_tasks, select
 from isobench_ray.trial import Trial
 
-
 _DRIVERS_FILES = ("driver.json", "epochs/", "events/", "experiment.yaml", "invocations", "run.log")
 """What a start that was killed before it wrote lock.json leaves."""
 

@@ -168,9 +168,7 @@ class Results:
         """All executions of all work, by work and number."""
         found = []
         for work in ("trial", "session", "admission"):
-            for name in self.store.list(f"{work}s/"):
-                if name.endswith("/claim.json"):
-                    found.append(self._execution(work, name))
+            found += self._executions_under(work, f"{work}s/")
         return sorted(found, key=lambda e: (e.key, e.number))
 
     def snapshot(self) -> Snapshot:
@@ -189,9 +187,7 @@ class Results:
     def refreshed(self, snapshot: Snapshot, key: WorkKey) -> Snapshot:
         """The snapshot with one piece of work read anew."""
         executions = [e for e in snapshot.executions if e.key != key]
-        for name in self.store.list(f"{key.folder}executions/"):
-            if name.endswith("/claim.json"):
-                executions.append(self._execution(key.work, name))
+        executions += self._executions_under(key.work, f"{key.folder}executions/")
         executions.sort(key=lambda e: (e.key, e.number))
         if key.work == "trial":
             journal = self.trial_record(key.work_id)
@@ -201,8 +197,9 @@ class Results:
         record = self.session_record(key)
         if record is not None and record.identity not in [r.identity for r in records]:
             records = [*records, record]
-        field = "sessions" if key.work == "session" else "admissions"
-        return snapshot._replace(executions=executions, **{field: records})
+        if key.work == "session":
+            return snapshot._replace(executions=executions, sessions=records)
+        return snapshot._replace(executions=executions, admissions=records)
 
     def artifact(self, key: WorkKey, number: int, artifact: Artifact) -> bytes:
         """Content of an artifact.
@@ -231,6 +228,10 @@ class Results:
     def append_line(self, key: str, row: dict[str, Any]) -> None:
         """Add one line to a JSONL log."""
         self.store.append(key, json.dumps(row, default=str).encode() + b"\n")
+
+    def _executions_under(self, work: Work, prefix: str) -> list[Execution]:
+        names = [name for name in self.store.list(prefix) if name.endswith("/claim.json")]
+        return [self._execution(work, name) for name in names]
 
     def _execution(self, work: Work, name: str) -> Execution:
         folder, _, number, _ = name.rsplit("/", 3)

@@ -84,9 +84,7 @@ def contrast(differences: Sequence[float], n_pilot: int) -> Contrast:
     )
 
 
-def blocks_needed(
-    pilots: Sequence[Sequence[float]], margin_ratio: float, most: int
-) -> int:
+def blocks_needed(pilots: Sequence[Sequence[float]], margin_ratio: float, most: int) -> int:
     """Blocks for an interval whose half-width is at most half of ln(1 + margin), for each contrast.
 
     n = clamp(ceil((t(.975, n0 - 1) * s0 / (ln(1 + margin) / 2))^2), n0, most), the largest over

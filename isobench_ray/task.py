@@ -43,7 +43,9 @@ class Workload(UserModel):
     """For kind python: timed passes of a block; its sample is their median."""
     warmup_passes: int = Field(default=2, ge=0)
     """For kind python: passes before, which are not timed."""
-    metrics: dict[str, Metric] = {"pass_ms": Metric(better="lower", primary=True)}
+    metrics: dict[str, Metric] = Field(
+        default_factory=lambda: {"pass_ms": Metric(better="lower", primary=True)}
+    )
     """By name: the metrics that it yields."""
 
     @model_validator(mode="after")
@@ -103,7 +105,7 @@ class Task(UserModel):
 class TaskFiles(UserModel):
     """The files of a task's workload and check, as they are put before a run ($ISOBENCH_TASK)."""
 
-    files: dict[str, bytes] = {}
+    files: dict[str, bytes] = Field(default_factory=dict)
     """Content by path relative to $ISOBENCH_TASK."""
 
     @property

@@ -122,26 +122,25 @@ def describe_patch(
     harness: Path, base_tree: str, text: bytes, excluded: tuple[str, ...] = ()
 ) -> Extraction:
     """Apply a diff to the base, strictly, and say what it is. One that does not apply is kept."""
-    facts = {
-        "sha256": sha256_hex(text),
-        "size_bytes": len(text),
-        "base_tree": base_tree,
-        "excluded": excluded,
-    }
+    patch = Patch(
+        sha256=sha256_hex(text),
+        size_bytes=len(text),
+        base_tree=base_tree,
+        tree=None,
+        excluded=excluded,
+    )
     try:
         tree = apply_to_tree(harness, base_tree, text)
     except GitError as error:
-        return Extraction(Patch(tree=None, apply_error=str(error), **facts), text)
+        return Extraction(patch.model_copy(update={"apply_error": str(error)}), text)
     rows = numstat(harness, base_tree, tree)
-    added, removed = _total([row[1] for row in rows]), _total([row[2] for row in rows])
-    patch = Patch(
-        tree=tree,
-        files=tuple(row[0] for row in rows),
-        lines_added=added,
-        lines_removed=removed,
-        **facts,
-    )
-    return Extraction(patch, text)
+    facts = {
+        "tree": tree,
+        "files": tuple(row[0] for row in rows),
+        "lines_added": _total([row[1] for row in rows]),
+        "lines_removed": _total([row[2] for row in rows]),
+    }
+    return Extraction(patch.model_copy(update=facts), text)
 
 
 def _total(counts: list[int | None]) -> int | None:

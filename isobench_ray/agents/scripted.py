@@ -53,7 +53,7 @@ class Scripted:
             lines = (folder / "trajectory.json").read_text().splitlines()
         except FileNotFoundError:
             return Account()
-        steps = []
+        steps: list[Step] = []
         for line in lines:
             try:
                 row = json.loads(line.strip().rstrip(",").lstrip("["))

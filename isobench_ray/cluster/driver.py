@@ -58,8 +58,8 @@ class _Member(NamedTuple):
 
     stage: Stage
     group: PlacementGroup
-    actor: ActorHandle
-    ready: ray.ObjectRef
+    actor: ActorHandle[Any]
+    ready: ray.ObjectRef[Any]
 
 
 class _Running(NamedTuple):
@@ -88,8 +88,8 @@ class Driver:
         self._snapshot: Snapshot = results.snapshot()
         self._repeats: Counter[WorkKey] = Counter()
         self._members: dict[str, _Member] = {}
-        self._running: dict[ray.ObjectRef, _Running] = {}
-        self._bases: dict[str, ray.ObjectRef] = {}
+        self._running: dict[ray.ObjectRef[Any], _Running] = {}
+        self._bases: dict[str, ray.ObjectRef[Any]] = {}
         self._names = (f"worker-{n}" for n in itertools.count(1))
         self._event_numbers = itertools.count()
         self._signals = 0
@@ -162,7 +162,7 @@ class Driver:
 
     def _act(self, action: Action) -> None:
         if isinstance(action, StartWorkers):
-            for _ in range(action.count):
+            for _ in range(action.how_many):
                 self._start_worker(action.stage)
         elif isinstance(action, StopWorkers):
             for name in action.workers:
@@ -185,7 +185,7 @@ class Driver:
             max_task_retries=0,
             scheduling_strategy=place,
         )(_LeasedWorker)
-        actor = remote.remote(experiment, self._results.uri, self._epoch.number)
+        actor: Any = remote.remote(experiment, self._results.uri, self._epoch.number)
         name = next(self._names)
         ready = actor.ready.remote(NONCE_KEY, self._nonce)
         self._members[name] = _Member(stage, group, actor, ready)
@@ -204,10 +204,10 @@ class Driver:
         ticket = Ticket(
             item.key, self._next_execution(item.key), self._epoch.number, self._identity(item)
         )
-        actor = self._members[worker].actor
+        actor: Any = self._members[worker].actor
         base = self._base(item.task_id)
         if item.stage == "solve":
-            ref = actor.solve.remote(ticket, self._solve_work(item), base)
+            ref: ray.ObjectRef[Any] = actor.solve.remote(ticket, self._solve_work(item), base)
         else:
             ref = actor.measure.remote(ticket, self._measure_work(item), base)
         self._repeats[item.key] += 1
@@ -226,7 +226,7 @@ class Driver:
             if ref in self._running:
                 self._finish(ref)
 
-    def _finish(self, ref: ray.ObjectRef) -> None:
+    def _finish(self, ref: ray.ObjectRef[Any]) -> None:
         """Take in how an execution ended; the death of a worker is a Failure."""
         running = self._running.pop(ref)
         try:
@@ -285,7 +285,7 @@ class Driver:
         end = ExecutionEnd(failure=failure, ended_at=utc_now())
         self._results.publish(key, number, end, None)
 
-    def _base(self, task_id: str) -> ray.ObjectRef:
+    def _base(self, task_id: str) -> ray.ObjectRef[Any]:
         """The task's base in Ray's object store, put there once."""
         if task_id not in self._bases:
             planned = self._resolved.tasks[task_id]
@@ -311,7 +311,8 @@ class Driver:
 
     def _measure_work(self, item: WorkItem) -> MeasureWork:
         planned = self._resolved.tasks[item.task_id]
-        assert planned.resolved is not None and item.plan is not None, "only planned sessions"
+        assert planned.resolved is not None, "only resolved tasks are leased"
+        assert item.plan is not None, "a session has a plan"
         admission = next(
             (a for a in self._snapshot.admissions if a.conditions == planned.conditions), None
         )
@@ -366,8 +367,10 @@ class Driver:
 
     def _say_turns(self) -> None:
         shapes = ", ".join(f"{self._capacities[stage]} to {stage}" for stage in STAGES)
-        turns = "side by side" if self._together else (
-            "in turns, as the machine is too small for both at once"
+        turns = (
+            "side by side"
+            if self._together
+            else ("in turns, as the machine is too small for both at once")
         )
         self._progress.tell(f"workers: {shapes}; {turns}")
 

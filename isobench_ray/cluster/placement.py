@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group
@@ -21,7 +21,6 @@ from ray.util.placement_group import PlacementGroup, placement_group
 from isobench_ray.cluster.schedule import STAGES, Stage
 from isobench_ray.errors import StoppedEarly, UserError
 from isobench_ray.experiment import Resources, StageResources
-
 
 _TOKEN_VARIABLES = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
 """Where none is set, a cluster of our own gets a token that only this user can read."""
@@ -43,7 +42,7 @@ def connect(address: str | None, gpus: int | None) -> Connection:
         UserError: there is no cluster at the address.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    options: dict[str, object] = {"log_to_driver": False, "configure_logging": False}
+    options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     if address is None:
         options |= {"address": "local", "include_dashboard": False}
         options |= {} if gpus is None else {"num_gpus": gpus}
@@ -58,9 +57,18 @@ def connect(address: str | None, gpus: int | None) -> Connection:
     return Connection(address is None, living_nodes())
 
 
+def disconnect() -> None:
+    """Leave the cluster; one that was started for this run ends."""
+    ray.shutdown()
+
+
 def living_nodes() -> tuple[dict[str, float], ...]:
     """Resources of each living node."""
-    return tuple(node["Resources"] for node in ray.nodes() if node["Alive"])
+    return tuple(
+        node["Resources"]
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"]
+    )
 
 
 def check_shapes(
@@ -109,7 +117,8 @@ def capacities(resources: Resources, connection: Connection) -> tuple[dict[Stage
 
 def reserve(stage_resources: StageResources) -> PlacementGroup:
     """A placement group of one bundle for one worker."""
-    return placement_group([bundle(stage_resources)], strategy="STRICT_PACK")
+    group: PlacementGroup = placement_group([bundle(stage_resources)], strategy="STRICT_PACK")
+    return group
 
 
 def bundle(asked: StageResources) -> dict[str, float]:

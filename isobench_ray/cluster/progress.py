@@ -28,7 +28,8 @@ class Progress:
         if self._bar is not None:
             tqdm.write(message, file=sys.stderr)
         else:
-            print(message, file=sys.stderr, flush=True)
+            sys.stderr.write(f"{message}\n")
+            sys.stderr.flush()
 
     def finished(self, label: str, word: str, duration_s: float, total: int) -> None:
         """A piece of work ended with an outcome, a failure class, or `measured`."""

@@ -49,7 +49,7 @@ class StartWorkers(NamedTuple):
     """Ask for so many more workers."""
 
     stage: Stage
-    count: int
+    how_many: int
 
 
 class StopWorkers(NamedTuple):

@@ -89,18 +89,16 @@ class Worker:
     def _execute(self, ticket: Ticket, stage: Callable[[Path], Record]) -> WorkResult:
         """Claim, run, publish. Whatever goes wrong is recorded as a Failure of this execution."""
         if not self._results.claim(ticket.key, self._claim(ticket)):
-            failure = Failure(
-                failure_class=FailureClass.STALE_LEASE,
-                message=f"execution {ticket.execution} is claimed, or the work is done already",
-            )
-            return WorkResult(ticket.key, ticket.execution, None, failure)
-        start, record, failure = time.monotonic(), None, None
+            return WorkResult(ticket.key, ticket.execution, None, _stale(ticket))
+        start = time.monotonic()
+        record: Record | None = None
+        failure: Failure | None = None
         artifacts = self._empty_artifacts()
         try:
             record = stage(artifacts)
         except FailureRaised as raised:
             failure = raised.failure
-        except Exception as error:  # the boundary: an error of ours must not look like an agent's
+        except Exception as error:  # noqa: BLE001 - an error of ours must not look like the agent's
             failure = _unexpected(error)
         return self._publish(ticket, artifacts, record, failure, time.monotonic() - start)
 
@@ -147,6 +145,13 @@ class Worker:
         return artifacts
 
 
+def _stale(ticket: Ticket) -> Failure:
+    return Failure(
+        failure_class=FailureClass.STALE_LEASE,
+        message=f"execution {ticket.execution} is claimed, or the work is done already",
+    )
+
+
 def _unexpected(error: Exception) -> Failure:
     full = isinstance(error, OSError) and error.errno in (28, 122)  # ENOSPC, EDQUOT
     return Failure(
@@ -174,7 +179,6 @@ def _own_scratch(results_uri: str, epoch: int) -> Path:
             os.kill(pid, signal.SIGKILL)
         sweep_orphans(folder / "processes")
         remove_tree(folder)
-    ticks = start_ticks(os.getpid())
-    scratch = own_root / f"{epoch}-{os.getpid()}-{ticks}"
+    scratch = own_root / f"{epoch}-{os.getpid()}-{start_ticks(os.getpid())}"
     scratch.mkdir()
     return scratch

@@ -7,12 +7,13 @@ from collections import Counter
 from typing import Literal
 
 from isobench_ray.cluster.lease import is_alive, read_driver
-from isobench_ray.dataset import TrialState, trial_states, verdicts_of
 from isobench_ray.errors import UserError
+from isobench_ray.planning import latest_executions
 from isobench_ray.resolve import Lock, read_lock
 from isobench_ray.results import Results, Snapshot
 from isobench_ray.schema import RecordModel
 from isobench_ray.session import BASE2, HUMAN, ArmResult, Scoreable, SessionRecord
+from isobench_ray.standing import TrialState, trial_states, verdicts_of
 from isobench_ray.statistics import Contrast, wilson_interval
 from isobench_ray.trial import Outcome
 from isobench_ray.verdict import Validity, Verdict, VsBase
@@ -207,7 +208,7 @@ def build_report(results: Results) -> Report:
         tasks=tasks,
         agents=tuple(_agent_line(agent.name, trials, tasks) for agent in lock.agents),
         trials=trials,
-        failures=_failures(lock, snapshot, states),
+        failures=_failures(snapshot, states, tasks, trials),
         lost_executions=_lost(snapshot),
         noise=_noise(lock, snapshot, trials),
         solve_s=math.fsum(s.journal.agent_s for s in states if s.journal),
@@ -274,8 +275,9 @@ def _state(
 
 
 def _sandboxes(snapshot: Snapshot) -> set[str]:
-    records = (*snapshot.journals.values(), *snapshot.admissions, *snapshot.sessions)
-    return {record.sandbox.mechanism for record in records}
+    sessions = (*snapshot.admissions, *snapshot.sessions)
+    facts = [journal.sandbox for journal in snapshot.journals.values()]
+    return {found.mechanism for found in (*facts, *(session.sandbox for session in sessions))}
 
 
 def _trial_line(state: TrialState, verdicts: list[Verdict]) -> TrialLine:
@@ -334,16 +336,26 @@ def _agent_line(
 
 
 def _failures(
-    lock: Lock, snapshot: Snapshot, states: list[TrialState]
+    snapshot: Snapshot,
+    states: list[TrialState],
+    tasks: tuple[TaskLine, ...],
+    trials: tuple[TrialLine, ...],
 ) -> tuple[FailureLine, ...]:
-    """Failures that stand: of trials without an outcome, of sessions and admissions without one."""
+    """Failures that stand: they keep a trial from its outcome, or an outcome from its verdict."""
     standing = [(state.trial.trial_id, state.failure) for state in states if state.failure]
-    done = {record.session_id for record in (*snapshot.admissions, *snapshot.sessions)}
-    for execution in snapshot.executions:
-        is_session = execution.key.work != "trial"
+    waiting = {
+        "admission": {task.task_id for task in tasks if task.scoreable is None},
+        "session": {
+            line.task_id
+            for line in trials
+            if line.verdict is not None and line.verdict.validity is Validity.NOT_MEASURED
+        },
+        "trial": set(),
+    }
+    for key, execution in latest_executions(snapshot.executions).items():
         failure = execution.end.failure if execution.end else None
-        if is_session and failure and execution.key.work_id.rsplit("/", 1)[1] not in done:
-            standing.append((f"{execution.key.work} {execution.key.work_id}", failure))
+        if failure is not None and key.work_id.split("/")[0] in waiting[key.work]:
+            standing.append((f"{key.work} {key.work_id}", failure))
     lines = []
     for failure_class in sorted({failure.failure_class for _, failure in standing}):
         hit = [(name, f) for name, f in standing if f.failure_class == failure_class]

@@ -5,6 +5,19 @@ from __future__ import annotations
 from isobench_ray.report.content import Interval, Rate, Report, TrialLine, verdict_word
 from isobench_ray.session import Scoreable
 
+_READING = """\
+## How to read it
+
+Ratios above 1 are faster; brackets hold 95 % intervals. *passed*: correct, faster than base, and
+not slower than the human's patch by more than the margin with at least half of its gain kept, each
+proven by an interval. Tasks that are not scoreable are in no rate. *ISO-Bench's rule* is the
+published rule on the same numbers: one comparison of means with the human's, 5 % band; it is no
+verdict of ours.
+"""
+_NO_SANDBOX = """
+> **No sandbox**: agents and measured code ran without containment (`sandbox.kind: none`). Right
+> only for agents that you trust.
+"""
 SCOREABLE_WORDS = {
     Scoreable.HEADLINE: "yes",
     Scoreable.SECONDARY: "gain proven, but within the margin",
@@ -23,29 +36,21 @@ def render_markdown(report: Report) -> str:
         _trials(report),
         _failures(report),
         _noise(report),
-        _reading(report),
+        _READING,
     ]
     return "\n".join(section for section in sections if section)
 
 
 def _head(report: Report) -> str:
     counts = ", ".join(f"{n} {word}" for word, n in report.counts.items())
-    lines = [
-        f"# {report.name}",
-        "",
-        f"**{report.state}** - {report.planned} planned trials = {counts}.",
-        f"Margin {report.margin_ratio:.0%}. Agents ran {report.solve_s:.0f} s, measuring took "
-        f"{report.measure_s:.0f} s. Cost: {_dollars(report.cost_usd)}.",
-        f"Results: `{report.results}` (isobench-ray {report.code_version}).",
-        "",
-    ]
-    if "none" in report.sandboxes:
-        lines += [
-            "> **No sandbox**: agents and measured code ran without containment "
-            "(`sandbox.kind: none`). Right only for agents that you trust.",
-            "",
-        ]
-    return "\n".join(lines)
+    times = f"Agents ran {report.solve_s:.0f} s, measuring took {report.measure_s:.0f} s."
+    text = (
+        f"# {report.name}\n\n"
+        f"**{report.state}** - {report.planned} planned trials = {counts}.\n"
+        f"Margin {report.margin_ratio:.0%}. {times} Cost: {_dollars(report.cost_usd)}.\n"
+        f"Results: `{report.results}` (isobench-ray {report.code_version}).\n"
+    )
+    return text + (_NO_SANDBOX if "none" in report.sandboxes else "")
 
 
 def _agents(report: Report) -> str:
@@ -97,15 +102,15 @@ def _trials(report: Report) -> str:
 
 def _trial_row(line: TrialLine) -> list[str]:
     verdict = line.verdict
-    agent = line.agent if line.trial_id.endswith("/attempt-1") else (
-        f"{line.agent} #{line.trial_id.rsplit('-', 1)[1]}"
+    agent = (
+        line.agent
+        if line.trial_id.endswith("/attempt-1")
+        else (f"{line.agent} #{line.trial_id.rsplit('-', 1)[1]}")
     )
     outcome = str(line.outcome or line.failure_class or "open")
     if verdict is None:
         return [line.task_id, agent, outcome, "-", "-", "-", "-", line.outcome_detail or ""]
-    human = _span(
-        verdict.ratio_to_human, verdict.ratio_to_human_low, verdict.ratio_to_human_high
-    )
+    human = _span(verdict.ratio_to_human, verdict.ratio_to_human_low, verdict.ratio_to_human_high)
     remarks = [line.outcome_detail, verdict.reason and verdict.reason.splitlines()[0]]
     if line.replications:
         remarks.append(f"{line.replications} replication(s), not counted")
@@ -125,12 +130,12 @@ def _failures(report: Report) -> str:
     parts = []
     if report.failures:
         parts.append("## Failures\n\nThey say nothing about the agents.\n")
-        for line in report.failures:
-            parts.append(
-                f"- **{line.failure_class}** ({line.blame}), {len(line.work)}: "
-                f"{', '.join(line.work[:5])}{' ...' if len(line.work) > 5 else ''}\n"
-                f"  {line.message}\n  -> {line.advice}\n"
-            )
+        parts += [
+            f"- **{line.failure_class}** ({line.blame}), {len(line.work)}: "
+            f"{', '.join(line.work[:5])}{' ...' if len(line.work) > 5 else ''}\n"
+            f"  {line.message}\n  -> {line.advice}\n"
+            for line in report.failures
+        ]
     if report.lost_executions:
         parts.append("## Executions that yielded no record\n")
         rows = [
@@ -148,17 +153,6 @@ def _noise(report: Report) -> str:
         f"- base against base again (A/A): {aa.count} of {aa.n} intervals leave out 1; "
         f"5 % are expected ({_rate(aa)}).\n"
         f"- `nop` trials that passed: {report.noise.unpassable_passed} (must be 0).\n"
-    )
-
-
-def _reading(report: Report) -> str:
-    return (
-        "## How to read it\n\n"
-        "Ratios above 1 are faster; brackets hold 95 % intervals. *passed*: correct, faster than "
-        "base, and not slower than the human's patch by more than the margin with at least half "
-        "of its gain kept, each proven by an interval. Tasks that are not scoreable are in no "
-        "rate. *ISO-Bench's rule* is the published rule on the same numbers: one comparison of "
-        "means with the human's, 5 % band; it is no verdict of ours.\n"
     )
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from isobench_ray.dataset import verdicts_of
 from isobench_ray.errors import UserError
 from isobench_ray.report.content import require_lock, verdict_word
 from isobench_ray.results import Results, WorkKey
+from isobench_ray.standing import verdicts_of
 
 
 def show_trial(results: Results, name: str, files: list[str]) -> str:
@@ -37,13 +37,13 @@ def show_trial(results: Results, name: str, files: list[str]) -> str:
         if not texts:
             raise UserError(f"{trial_id} left no {' or '.join(files)}")
         return "".join(texts)
+    detail = f" ({journal.outcome_detail})" if journal.outcome_detail else ""
+    start = f"{journal.started_at:%F %T} UTC"
     lines = [
         f"trial       {trial_id}",
-        f"outcome     {journal.outcome}"
-        + (f" ({journal.outcome_detail})" if journal.outcome_detail else ""),
+        f"outcome     {journal.outcome}{detail}",
         f"agent       {journal.agent_kind} {journal.agent_version}, {journal.agent_s:.1f} s",
-        f"execution   {journal.execution} on {journal.worker.hostname}, {journal.started_at:%F %T} "
-        "UTC",
+        f"execution   {journal.execution} on {journal.worker.hostname}, {start}",
         f"sandbox     {journal.sandbox.mechanism}",
     ]
     if journal.patch is not None:

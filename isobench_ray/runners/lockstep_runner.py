@@ -1,4 +1,4 @@
-"""One arm of a python workload: lockstep_runner.py WORKLOAD_FILE SEED; working directory = the tree.
+"""One arm of a python workload: lockstep_runner.py WORKLOAD_FILE SEED CPU, started in its tree.
 
 Speaks lines over its original standard output: `ready`, then for each `prepare N` from standard
 input `prepared`, and for each `run` `done NANOSECONDS`. What the workload itself prints goes to
@@ -9,6 +9,7 @@ import gc
 import importlib.util
 import os
 import sys
+from pathlib import Path
 from time import perf_counter_ns
 
 
@@ -17,12 +18,15 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     workload_file, seed = sys.argv[1], int(sys.argv[2])
-    sys.path[0] = os.getcwd()
+    sys.path[0] = str(Path.cwd())
     spec = importlib.util.spec_from_file_location("workload", workload_file)
+    assert spec is not None
+    assert spec.loader is not None
     workload = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(workload)
     state = workload.setup(seed)
-    prepare = getattr(workload, "prepare", lambda state, index: state)
+    prepare = getattr(workload, "prepare", lambda state, _: state)
+    os.sched_setaffinity(0, {int(sys.argv[3])})  # after the start-up, which may use all cores
     run, clock, collect = workload.run, perf_counter_ns, gc.collect
     replies.write("ready\n")
     inputs = None

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 
 def main() -> int:
@@ -36,17 +37,19 @@ def main() -> int:
     return status
 
 
-def run_step(tool: str, arguments: object, files: Path, submission: Path) -> int:
+def run_step(tool: str, arguments: Any, files: Path, submission: Path) -> int:
     """Run one step; 0 if it succeeded."""
     if tool == "sleep_s":
         time.sleep(arguments)
     elif tool == "exit":
-        return arguments
+        return int(arguments)
     elif tool == "run":
         return subprocess.run(["/bin/sh", "-c", arguments], check=False).returncode
     elif tool == "apply":
         patch = str(files / arguments)
-        return subprocess.run(["git", "apply", "--whitespace=nowarn", patch], check=False).returncode
+        return subprocess.run(
+            ["git", "apply", "--whitespace=nowarn", patch], check=False
+        ).returncode
     elif tool == "submit":
         shutil.copyfile(files / arguments, submission)
     elif tool == "write":

@@ -68,7 +68,7 @@ def measure(
     try:
         arms = session.check_out(base)
         checks = [session.check(arm) for arm in arms]
-        _refuse_broken_controls(checks, "check")
+        _refuse_broken_controls(checks)
         wrong = {check.arm: check.reason or "" for check in checks if not check.passed}
         blocks = session.measure_blocks([arm for arm in arms if arm.name not in wrong])
         wrong |= session.problems
@@ -220,7 +220,7 @@ def block_seed(session_seed: int, number: int) -> int:
     return (session_seed * 1_000_003 + number * 7_919 + 1) % 2**63
 
 
-def _refuse_broken_controls(checks: list[CheckResult], what: str) -> None:
+def _refuse_broken_controls(checks: list[CheckResult]) -> None:
     for check in checks:
         if check.arm in CONTROLS and not check.passed:
             human = check.arm == HUMAN
@@ -233,10 +233,20 @@ def _refuse_broken_controls(checks: list[CheckResult], what: str) -> None:
 def _differences(
     task: Task, blocks: list[dict[str, ArmBlock]], arm: str, reference: str
 ) -> list[float]:
-    """Per block: the log-ratio of the primary metric, positive where `arm` is better."""
+    """Per block: the log-ratio of the primary metric, positive where `arm` is better.
+
+    In lockstep it is the median over the ratios of passes that ran side by side, not the ratio of
+    the medians: a burst of foreign load that hits both arms of some passes drops out of it.
+    """
     name, metric = task.workload.primary
+    lower = metric.better == "lower"
+    if blocks[0][arm].passes:
+        return [
+            statistics.median(log_ratios(block[arm].passes, block[reference].passes, lower))
+            for block in blocks
+        ]
     values = [[block[a].metrics[name] for block in blocks] for a in (arm, reference)]
-    return log_ratios(values[0], values[1], metric.better == "lower")
+    return log_ratios(values[0], values[1], lower)
 
 
 def _arm_results(

@@ -184,8 +184,10 @@ def _record(
 ) -> TrialRecord:
     patch, ended_at = extraction.patch, utc_now()
     outcome, detail = judge_outcome(run, patch, work.agent_wall_s)
-    changed = None if patch.lines_added is None or patch.lines_removed is None else (
-        patch.lines_added + patch.lines_removed
+    changed = (
+        None
+        if patch.lines_added is None or patch.lines_removed is None
+        else (patch.lines_added + patch.lines_removed)
     )
     return TrialRecord(
         task_id=work.trial.task_id,

@@ -56,8 +56,13 @@ def read_metrics(path: Path, workload: Workload) -> tuple[dict[str, float], str 
     metrics = {}
     for name in workload.metrics:
         value = data.get(name)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or value <= 0:
+        if not _is_positive(value):
             return {}, f"metric {name} must be a positive, finite number; got {value!r}"
-        metrics[name] = float(value)
+        metrics[name] = float(data[name])
     return metrics, None
+
+
+def _is_positive(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) and value > 0

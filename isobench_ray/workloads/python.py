@@ -3,11 +3,13 @@
 On a small shared machine, single runs of a fresh process vary by more than ten percent, because
 the machine itself does. Passes that alternate within milliseconds meet the same machine, so their
 ratio varies far less. Processes are fresh in every block; a block's sample is the median of its
-passes; the raw passes are kept. Only one arm runs at any time.
+passes; the raw passes are kept. Only one arm runs at any time. All arms of a block run on one core
+(another one in another block): two cores of a shared machine can differ by half for seconds.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import select
 import statistics
@@ -23,15 +25,16 @@ PASS_MS = "pass_ms"
 def measure_python_block(conditions: BlockConditions, arms: list[ArmSource]) -> list[ArmBlock]:
     """Start one process per arm, alternate warm-up and timed passes, and end the processes."""
     workload, order = conditions.workload, conditions.shuffled(arms)
-    shuffle = random.Random(conditions.seed).shuffle
+    draw = random.Random(conditions.seed)
+    cpu = draw.choice(sorted(os.sched_getaffinity(0)))
     running: list[_ArmProcess] = []
     try:
-        running = [_ArmProcess(conditions, arm) for arm in order]
+        running = [_ArmProcess(conditions, arm, cpu) for arm in order]
         for arm in running:
             arm.expect("ready")
         for index in range(workload.warmup_passes + workload.passes):
             turn = list(running)
-            shuffle(turn)
+            draw.shuffle(turn)
             for arm in turn:
                 arm.run_pass(index, timed=index >= workload.warmup_passes)
     finally:
@@ -43,7 +46,7 @@ def measure_python_block(conditions: BlockConditions, arms: list[ArmSource]) -> 
 class _ArmProcess:
     """The runner of one arm; after its first problem it takes no further part in the block."""
 
-    def __init__(self, conditions: BlockConditions, arm: ArmSource) -> None:
+    def __init__(self, conditions: BlockConditions, arm: ArmSource, cpu: int) -> None:
         measuring, scratch = conditions.measuring, conditions.scratch / arm.name
         self.name = arm.name
         self.problem: str | None = None
@@ -52,7 +55,7 @@ class _ArmProcess:
         self._left_s = self._limit_s = conditions.timeout_s
         self._ledger = measuring.ledger
         script = ["{HARNESS}/lockstep_runner.py", f"{{TASK}}/{conditions.workload.entry}"]
-        argv = [measuring.environment.python, *script, str(conditions.seed)]
+        argv = [measuring.environment.python, *script, str(conditions.seed), str(cpu)]
         env = {"PYTHONHASHSEED": str(conditions.seed % 2**32)}
         contained = contain_arm(measuring, argv, arm, scratch, env)
         self._stderr = scratch / "stderr.log"
