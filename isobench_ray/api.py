@@ -213,8 +213,7 @@ def _restore_links(snapshot: Snapshot, results: Results) -> None:
 def latest_epoch(results: Results) -> int:
     """Number of the last epoch; 0 where there was none."""
     names = [key.rsplit("/", 1)[1] for key in results.store.list("epochs/")]
-    numbers = [int(name.removesuffix(".json")) for name in names if name.endswith(".json")]
-    return max(numbers, default=0)
+    return max((int(name.removesuffix(".json")) for name in names), default=0)
 
 
 def _note_invocation(results: Results, epoch: int, what: str, duration_s: float | None) -> None:

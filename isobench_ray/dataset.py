@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from isobench_ray.parquet import read_parquet
 from isobench_ray.resolve import Lock
 from isobench_ray.results import Results, Snapshot
 from isobench_ray.schema import canonical_json, sha256_hex
@@ -125,7 +126,7 @@ def read_table(results: Results, name: str) -> pa.Table:
         data = results.store.get(key)
         if data is None:
             continue  # compacted between listing and reading
-        for row in pq.read_table(io.BytesIO(data)).to_pylist():
+        for row in read_parquet(data).to_pylist():
             latest[tuple(row[column] for column in table.key)] = row
     return pa.Table.from_pylist(list(latest.values()), schema=table.schema)
 

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from isobench_ray.errors import UserError
 from isobench_ray.experiment import LoadedExperiment, Selection, explain, parse_yaml
+from isobench_ray.parquet import read_parquet
 from isobench_ray.task import Task, TaskFiles
 
 IGNORED_PARTS = ("__pycache__", ".git", ".DS_Store")
@@ -131,7 +131,7 @@ def _read_jsonl(path: Path) -> list[tuple[str, Any]]:
 
 
 def _read_parquet(path: Path) -> list[tuple[str, Any]]:
-    rows = pq.read_table(path).to_pylist()
+    rows = read_parquet(path.read_bytes()).to_pylist()
     return [(f"{path}: row {n}", _without_nulls(row)) for n, row in enumerate(rows)]
 
 

@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from types import FrameType
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 import ray
 from ray.actor import ActorHandle
@@ -50,7 +49,6 @@ from isobench_ray.stages.solve import SolveWork
 from isobench_ray.trial import ExecutionEnd
 
 POLL_S = 0.5
-NONCE_KEY = "epochs/nonce"
 
 
 class _Member(NamedTuple):
@@ -94,8 +92,6 @@ class Driver:
         self._event_numbers = itertools.count()
         self._signals = 0
         self._appender = Appender(results, epoch.number)
-        self._nonce = uuid4().hex.encode()
-        results.store.put(NONCE_KEY, self._nonce)
         open_work = self._open_work()
         self._progress = Progress(total=len(open_work), done=0)
 
@@ -187,7 +183,7 @@ class Driver:
         )(_LeasedWorker)
         actor: Any = remote.remote(experiment, self._results.uri, self._epoch.number)
         name = next(self._names)
-        ready = actor.ready.remote(NONCE_KEY, self._nonce)
+        ready = actor.ready.remote(self._epoch.claim_key, self._epoch.claim)
         self._members[name] = _Member(stage, group, actor, ready)
         self._event("worker_started", worker=name, detail=stage)
 
@@ -350,9 +346,8 @@ class Driver:
             try:
                 sees = ray.get(member.ready)
             except RayActorError as error:
-                cause = getattr(error, "cause", None) or error
                 self._drop_worker(name)
-                raise StoppedEarly(f"a worker could not start: {_first_line(cause)}") from error
+                raise StoppedEarly(f"a worker could not start: {_last_line(error)}") from error
             if not sees:
                 raise UserError(
                     f"{self._results.uri}: a worker's node does not see this folder; put Results "
@@ -435,6 +430,17 @@ def _is_ready(member: _Member) -> bool:
     return bool(done)
 
 
-def _first_line(error: object) -> str:
+def _lines(error: object) -> list[str]:
+    """The lines of an error's text; its class where there is none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return lines or [type(error).__name__]
+
+
+def _first_line(error: object) -> str:
+    """What happened: the first line of Ray's words."""
+    return _lines(error)[0]
+
+
+def _last_line(error: object) -> str:
+    """The cause: the last line of the traceback that Ray brings along."""
+    return _lines(error)[-1]

@@ -13,6 +13,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from datetime import datetime
 
 from isobench_ray.errors import UserError
@@ -85,8 +86,10 @@ def refuse_second_driver(results: Results) -> None:
 class Epoch:
     """A held epoch; beats in a thread until it is given back or lost."""
 
-    def __init__(self, results: Results, record: DriverRecord) -> None:
+    def __init__(self, results: Results, record: DriverRecord, claim: bytes) -> None:
         self._results, self._record = results, record
+        self.claim = claim
+        """Content of epochs/<n>.json: unique, so who reads it sees the same Results."""
         self._stop = threading.Event()
         self.lost = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
@@ -96,6 +99,11 @@ class Epoch:
     def number(self) -> int:
         """The epoch."""
         return self._record.epoch
+
+    @property
+    def claim_key(self) -> str:
+        """Where the claim lies."""
+        return _epoch_key(self.number)
 
     def give_back(self) -> None:
         """Stop beating; if the epoch was not lost, say that this driver ended."""
@@ -133,11 +141,12 @@ def take_epoch(results: Results) -> Epoch:
         start_ticks=ticks,
         started_at=utc_now(),
     )
-    claim = {"epoch": record.epoch, "hostname": record.hostname, "pid": record.pid}
-    if not results.store.create_once(_epoch_key(record.epoch), json.dumps(claim).encode() + b"\n"):
+    facts = {"epoch": record.epoch, "hostname": record.hostname, "pid": record.pid}
+    claim = json.dumps(facts | {"nonce": uuid.uuid4().hex}).encode() + b"\n"
+    if not results.store.create_once(_epoch_key(record.epoch), claim):
         raise UserError(f"{results.uri}: another `isobench-ray run` started at the same moment")
     results.store.put("driver.json", record.to_json())
-    return Epoch(results, record)
+    return Epoch(results, record, claim)
 
 
 def _epoch_key(number: int) -> str:

@@ -6,6 +6,7 @@ nothing of it. This is also the one place where an error becomes a recorded Fail
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import tempfile
@@ -63,9 +64,9 @@ class Worker:
             experiment.environment, experiment.sandbox, experiment.limits, scratch, gpus
         )
 
-    def ready(self, nonce_key: str, nonce: bytes) -> bool:
-        """Whether this worker sees the driver's Results."""
-        return self._results.store.get(nonce_key) == nonce
+    def ready(self, claim_key: str, claim: bytes) -> bool:
+        """Whether this worker sees the driver's Results: the claim of its epoch."""
+        return self._results.store.get(claim_key) == claim
 
     def solve(self, ticket: Ticket, work: SolveWork, base: Base) -> WorkResult:
         """Run one trial and publish its record."""
@@ -170,15 +171,22 @@ def _own_scratch(results_uri: str, epoch: int) -> Path:
     root = Path(tempfile.gettempdir()) / f"isobench-ray-{os.getuid()}"
     own_root = root / sha256_hex(results_uri.encode())[:16]
     own_root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for folder in own_root.iterdir():
-        old_epoch, pid, ticks = (int(part) for part in folder.name.split("-"))
-        alive = start_ticks(pid) == ticks
-        if alive and old_epoch >= epoch:
-            continue
-        if alive:
-            os.kill(pid, signal.SIGKILL)
-        sweep_orphans(folder / "processes")
-        remove_tree(folder)
     scratch = own_root / f"{epoch}-{os.getpid()}-{start_ticks(os.getpid())}"
-    scratch.mkdir()
+    with (root / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # workers of a node start at the same time
+        for folder in own_root.iterdir():
+            _sweep(folder, epoch)
+        scratch.mkdir()
     return scratch
+
+
+def _sweep(folder: Path, epoch: int) -> None:
+    """Remove a worker's scratch folder and processes, unless it lives and is not older."""
+    old_epoch, pid, ticks = (int(part) for part in folder.name.split("-"))
+    alive = start_ticks(pid) == ticks
+    if alive and old_epoch >= epoch:
+        return
+    if alive:
+        os.kill(pid, signal.SIGKILL)
+    sweep_orphans(folder / "processes")
+    remove_tree(folder)
