@@ -372,7 +372,7 @@ def parse_yaml(text: str, name: str) -> tuple[yaml.Node | None, Any]:
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{name}{line}: not valid YAML: {error.problem}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that no calendar has
         raise UserError(f"{name}: not valid YAML: {error}") from error
 
 
@@ -429,12 +429,19 @@ def explain(
         if problem["type"] == "extra_forbidden":
             keys = _keys_at(model, where[:-1])
             message = f"unknown key{_suggest(str(where[-1]), keys)}; known: {', '.join(keys)}"
+        elif problem["type"] in ("tuple_type", "dict_type") and _is_union(problem["loc"]):
+            message = f"expected a list, or a mapping (got {problem['input']!r})"
         elif problem["type"] == "missing":
             message = "missing, and there is no default"
         elif not isinstance(problem["input"], dict | list | tuple | BaseModel):
             message += f" (got {problem['input']!r})"
         lines.append(f"{name}{f':{line}' if line else ''}: {field}: {message}")
     return "\n".join(dict.fromkeys(lines))
+
+
+def _is_union(loc: tuple[int | str, ...]) -> bool:
+    """Whether a field takes several forms, of which this is one that did not fit."""
+    return str(loc[-1]).startswith(("tuple[", "dict["))
 
 
 def _written_place(loc: tuple[int | str, ...]) -> list[int | str]:
@@ -481,6 +488,8 @@ def _line_of(node: yaml.Node | None, where: list[int | str]) -> int | None:
                 return line
             line, node = pair[0].start_mark.line + 1, pair[1]
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            if part >= len(node.value):
+                return line  # added by an override
             node = node.value[part]
             line = node.start_mark.line + 1
     return line

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from isobench_ray.agents import AgentInput
-from isobench_ray.experiment import AgentSpec, Experiment, LoadedExperiment
+from isobench_ray.errors import UserError
+from isobench_ray.experiment import AgentSpec, Experiment, Limits, LoadedExperiment
 from isobench_ray.failure import MAX_EXECUTIONS_PER_RUN, Failure, Retry
 from isobench_ray.repository import Repository, ResolvedTask
 from isobench_ray.results import Execution, Snapshot, Work, WorkKey
@@ -80,11 +81,15 @@ def measure_conditions(
     """Identity of everything that a session of a task is measured under, but the set of trees."""
     return identity_hash(
         {
+            "task_id": task.task_id,
             "workload": task.workload.model_copy(update={"files": None}),
             "check": task.check.model_copy(update={"files": None}),
             "files": files.sha256,
             "environment": experiment.environment,
             "settings": experiment.measure,
+            "limits": Limits(
+                check_s=experiment.limits.check_s, workload_s=experiment.limits.workload_s
+            ),
             "sandbox": experiment.sandbox,
             "base_tree": resolved.base_tree,
             "human_commit": task.human_commit,
@@ -287,11 +292,21 @@ def latest_executions(executions: Iterable[Execution]) -> dict[WorkKey, Executio
 
 
 def _chosen_tasks(resolved: ResolvedExperiment, options: RunOptions) -> list[str]:
+    known = {*resolved.tasks, *resolved.trials}
+    known |= {trial_id.rsplit("/", 1)[0] for trial_id in resolved.trials}
+    unknown = [name for name in options.only if name not in known]
+    if unknown:
+        raise UserError(
+            f"--only {unknown[0]}: no such task or trial; write TASK, TASK/AGENT or "
+            "TASK/AGENT/attempt-K"
+        )
     chosen = [
         task_id
         for task_id in resolved.tasks
         if not options.only or any(o.split("/")[0] == task_id for o in options.only)
     ]
+    if options.limit is not None and options.limit < 1:
+        raise UserError(f"--limit {options.limit}: at least 1")
     return chosen[: options.limit]
 
 

@@ -6,7 +6,6 @@ Columns are only ever added, and are nullable. Each table has a key by which rea
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -81,6 +80,11 @@ class VerdictSource(NamedTuple):
 
 def _record_hash(record: RecordModel | None) -> str | None:
     return None if record is None else sha256_hex(record.to_json())
+
+
+def _get(name: str) -> Callable[[dict[str, Any]], Any]:
+    """Read a key; None where a line has none."""
+    return lambda row: row.get(name)
 
 
 def _of(path: str) -> Callable[[Any], Any]:
@@ -319,7 +323,7 @@ TABLES: dict[str, Table] = {
             "events",
             ("epoch", "sequence"),
             tuple(
-                Column(name, kind, meaning, itemgetter(name))
+                Column(name, kind, meaning, _get(name))
                 for name, kind, meaning in (
                     ("epoch", INT, "driver"),
                     ("sequence", INT, "number within the epoch"),

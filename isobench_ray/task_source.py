@@ -120,7 +120,7 @@ def _read_rows(path: Path) -> list[tuple[str, Any]]:
 
 def _read_jsonl(path: Path) -> list[tuple[str, Any]]:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if not line.strip():
             continue
         try:

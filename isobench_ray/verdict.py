@@ -193,10 +193,10 @@ def _measured(
     human = next(a for a in session.arms if a.name == HUMAN)
     is_human = arm.name == HUMAN
     validity, reason = Validity.OK, None
-    if not arm.correct:
-        validity, reason = Validity.INCORRECT, arm.incorrect_reason
-    elif scoreable is None:
+    if scoreable is None:
         validity, reason = Validity.NOT_MEASURED, "the task has no admission session"
+    elif not arm.correct:
+        validity, reason = Validity.INCORRECT, arm.incorrect_reason
     elif scoreable is Scoreable.NOT_SCOREABLE:
         validity, reason = Validity.NOT_SCOREABLE, "the human's gain is not proven on this machine"
     vs_base = judge_vs_base(arm.vs_base, session.margin_ratio) if arm.vs_base else None

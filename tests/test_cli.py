@@ -86,7 +86,7 @@ def test_duplicate_task_ids_are_refused(cli, listing, tiny):
 def test_a_selection_of_nothing_is_refused(cli, listing, tiny):
     experiment = tiny.write()
     text = experiment.read_text().replace(
-        "from: experiment.jsonl", "from: experiment.jsonl\n  select: {where: \"false\"}"
+        "from: experiment.jsonl", 'from: experiment.jsonl\n  select: {where: "false"}'
     )
     experiment.write_text(text)
     assert "selects none of the 1 tasks" in refused(cli, listing, tiny, experiment)

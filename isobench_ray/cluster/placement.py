@@ -7,6 +7,7 @@ nodes before anything is asked for, and the nearest feasible shape is named.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import secrets
 import tempfile
@@ -24,6 +25,8 @@ from isobench_ray.experiment import Resources, StageResources
 
 _TOKEN_VARIABLES = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
 """Where none is set, a cluster of our own gets a token that only this user can read."""
+_TOKEN_ADVICE = "ray._private.authentication.authentication_token_setup"
+"""The logger that advises how to turn token authentication off; nobody here is to follow it."""
 
 
 class Connection(NamedTuple):
@@ -48,6 +51,7 @@ def connect(address: str | None, gpus: int | None) -> Connection:
         options |= {} if gpus is None else {"num_gpus": gpus}
         if not _TOKEN_VARIABLES & os.environ.keys():
             os.environ["RAY_AUTH_TOKEN_PATH"] = _private_token()
+            logging.getLogger(_TOKEN_ADVICE).setLevel(logging.ERROR)
     else:
         options["address"] = address
     try:

@@ -157,7 +157,7 @@ def _noise(report: Report) -> str:
 
 
 def _table(heads: list[str], rows: list[list[str]]) -> str:
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    cells = [[" ".join(cell.splitlines()).replace("|", "\\|") for cell in row] for row in rows]
     widths = [max(len(row[n]) for row in [heads, *cells]) for n in range(len(heads))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"

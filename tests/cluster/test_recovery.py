@@ -50,7 +50,9 @@ def starts(counter: Path) -> list[tuple[str, int]]:
 
 def second_starts(counter: Path, results: Path) -> list[str]:
     """Agents that started although their trial had a journal."""
-    journals = {p.parts[-3]: p.stat().st_mtime_ns for p in results.glob("trials/*/*/*/journal.json")}
+    journals = {
+        p.parts[-3]: p.stat().st_mtime_ns for p in results.glob("trials/*/*/*/journal.json")
+    }
     return [name for name, start in starts(counter) if start > journals.get(name, start)]
 
 
@@ -113,7 +115,9 @@ def test_nothing_finished_is_lost_or_repeated_when_the_driver_is_killed(cli, tin
     assert cli("verify", results).returncode == 0
 
     executions = Counter(p.parts[-5] for p in results.glob("trials/*/*/*/executions/*/claim.json"))
-    assert all(executions[name] >= count for name, count in Counter(n for n, _ in starts(counter)).items())
+    assert all(
+        executions[name] >= count for name, count in Counter(n for n, _ in starts(counter)).items()
+    )
     assert second_starts(counter, results) == []
     lost = [e for e in report["lost_executions"] if e["failure_class"] == "driver_died"]
     assert len(lost) >= 2, "the kills hit running work, and each is listed"

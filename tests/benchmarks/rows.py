@@ -1,0 +1,102 @@
+"""The rows of the benchmark. A row is a function that yields one measurement of both sides.
+
+Later work adds a function here and a line to ROWS. Times of a shared machine mean little by
+themselves; both sides of a row are measured in turns, and their ratio is what counts.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import ray
+
+from isobench_ray.agents import AgentInput
+from isobench_ray.cluster.placement import connect, disconnect
+from isobench_ray.cluster.worker import Ticket, Worker
+from isobench_ray.experiment import load_experiment
+from isobench_ray.resolve import resolve_experiment
+from isobench_ray.results import WorkKey
+from isobench_ray.stages.solve import SolveWork
+
+EXPERIMENT = Path(__file__).parents[2] / "experiments" / "quickstart.yaml"
+CALLS = 20
+"""Calls per measurement; the measurement is their median."""
+
+
+class Row(NamedTuple):
+    """One row: what is compared with what, and how one measurement of both is taken."""
+
+    name: str
+    subject: str
+    reference: str
+    measure: Callable[[], Iterator[tuple[float, float]]]
+    """Yields (subject_ms, reference_ms) for ever."""
+
+
+class _Bare:
+    """An actor that does nothing."""
+
+    def call(self) -> None:
+        """Nothing."""
+
+
+def nop_trial_overhead() -> Iterator[tuple[float, float]]:
+    """A nop trial through the Worker with its durable record, beside a call of a bare actor."""
+    with tempfile.TemporaryDirectory() as folder, _ray():
+        resolved = resolve_experiment(load_experiment(EXPERIMENT))
+        planned = next(t for t in resolved.trials.values() if t.spec.kind == "nop")
+        task = resolved.tasks[planned.trial.task_id]
+        base = ray.put(task.repository.bake(task.resolved.base_tree))
+        worker = ray.remote(num_cpus=1)(Worker).remote(resolved.loaded.experiment, folder, 1)
+        bare = ray.remote(num_cpus=0)(_Bare).remote()
+        agent = planned.agent or AgentInput({}, {}, b"")
+        number = 0
+
+        def solve() -> None:
+            nonlocal number
+            number += 1
+            trial = planned.trial.model_copy(update={"attempt": number})
+            work = SolveWork(
+                trial, task.task, task.files, "nop", agent, planned.prompt, planned.agent_wall_s, 1
+            )
+            ticket = Ticket(WorkKey("trial", trial.trial_id), 1, 1, trial.solve_identity or "")
+            result = ray.get(worker.solve.remote(ticket, work, base))
+            assert result.failure is None, result.failure
+
+        while True:
+            yield _median_ms(solve), _median_ms(lambda: ray.get(bare.call.remote()))
+
+
+ROWS = (
+    Row(
+        "trial overhead",
+        "a `nop` trial with a durable record",
+        "a call of a bare Ray actor",
+        nop_trial_overhead,
+    ),
+)
+
+
+def _median_ms(call: Callable[[], None]) -> float:
+    call()
+    times = []
+    for _ in range(CALLS):
+        start = time.perf_counter()
+        call()
+        times.append((time.perf_counter() - start) * 1000)
+    return statistics.median(times)
+
+
+@contextmanager
+def _ray() -> Iterator[None]:
+    connect(None, 0)
+    try:
+        yield
+    finally:
+        disconnect()
