@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from isobench_ray.cluster.driver import Driver
-from isobench_ray.cluster.lease import refuse_second_driver, take_epoch
+from isobench_ray.cluster.lease import latest_epoch, refuse_second_driver, take_epoch
 from isobench_ray.cluster.placement import capacities, check_shapes, connect, disconnect
 from isobench_ray.cluster.schedule import Stage
 from isobench_ray.dataset import rebuild
 from isobench_ray.environment import open_environment
 from isobench_ray.errors import FailureRaised, IsobenchError, UserError
-from isobench_ray.experiment import LoadedExperiment, load_experiment
+from isobench_ray.experiment_file import LoadedExperiment, load_experiment
+from isobench_ray.lock import read_lock
 from isobench_ray.planning import Planner, ResolvedExperiment, RunOptions, WorkItem
 from isobench_ray.report.content import Report, build_report, require_lock
 from isobench_ray.report.markdown import render_markdown
-from isobench_ray.resolve import make_lock, read_lock, refuse_other_experiment, resolve_experiment
+from isobench_ray.resolve import make_lock, refuse_other_experiment, resolve_experiment
 from isobench_ray.results import Results, Snapshot, WorkKey, open_results
 from isobench_ray.sandbox import open_sandbox
 from isobench_ray.schema import utc_now
@@ -208,12 +209,6 @@ def _restore_links(snapshot: Snapshot, results: Results) -> None:
     for journal in snapshot.journals.values():
         key = WorkKey("trial", journal.trial_id)
         results.restore_links(key, journal.execution, [a.name for a in journal.artifacts])
-
-
-def latest_epoch(results: Results) -> int:
-    """Number of the last epoch; 0 where there was none."""
-    names = [key.rsplit("/", 1)[1] for key in results.store.list("epochs/")]
-    return max((int(name.removesuffix(".json")) for name in names), default=0)
 
 
 def _note_invocation(results: Results, epoch: int, what: str, duration_s: float | None) -> None:

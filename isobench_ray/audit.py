@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from isobench_ray.dataset import all_rows, read_table
 from isobench_ray.errors import RecordError
-from isobench_ray.resolve import Lock
+from isobench_ray.lock import Lock
 from isobench_ray.results import Results, Snapshot, WorkKey
 from isobench_ray.standing import trial_states
 from isobench_ray.tables import TABLES

@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from isobench_ray.lock import Lock
 from isobench_ray.parquet import read_parquet
-from isobench_ray.resolve import Lock
 from isobench_ray.results import Results, Snapshot
 from isobench_ray.schema import canonical_json, sha256_hex
 from isobench_ray.session import HUMAN, SessionRecord

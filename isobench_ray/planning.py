@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from isobench_ray.agents import AgentInput
 from isobench_ray.errors import UserError
-from isobench_ray.experiment import AgentSpec, Experiment, Limits, LoadedExperiment
+from isobench_ray.experiment import AgentSpec, Experiment, Limits
+from isobench_ray.experiment_file import LoadedExperiment
 from isobench_ray.failure import MAX_EXECUTIONS_PER_RUN, Failure, Retry
 from isobench_ray.repository import Repository, ResolvedTask
 from isobench_ray.results import Execution, Snapshot, Work, WorkKey

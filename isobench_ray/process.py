@@ -166,15 +166,17 @@ class Drain:
 
     def _read(self) -> None:
         descriptor = self._stream.fileno()
-        with self._path.open("wb") as file:
+        with self._stream, self._path.open("wb", buffering=0) as file:
             while chunk := os.read(descriptor, 65536):
                 file.write(chunk[: self._left])
                 self._truncated |= len(chunk) > self._left
                 self._left = max(0, self._left - len(chunk))
 
     def finish(self) -> bool:
-        """Wait for the end of the stream; whether something was dropped."""
+        """Wait for the end of the stream; whether something was dropped.
+
+        A process that left the group may hold the pipe open; then what came so far is kept, and
+        the thread ends with that process.
+        """
         self._thread.join(timeout=GRACE_S)
-        if not self._thread.is_alive():  # else a process that left the group holds the pipe open
-            self._stream.close()
         return self._truncated

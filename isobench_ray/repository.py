@@ -116,7 +116,12 @@ class Repository:
             with contextlib.suppress(GitError):
                 git(self._mirror, "cat-file", "-e", f"{commit}^{{commit}}")
                 repo = gitpython.Repo(self._mirror)
-                repo.git.update_environment(**NEUTRAL_ENVIRONMENT)
+                repo.git.update_environment(
+                    **NEUTRAL_ENVIRONMENT,
+                    GIT_DIR=str(self._mirror),
+                    GIT_OBJECT_DIRECTORY=str(self._mirror / "objects"),
+                    GIT_ALTERNATE_OBJECT_DIRECTORIES="",
+                )
                 return repo.commit(commit)
         raise fail(
             FailureClass.COMMIT_UNKNOWN,
@@ -141,10 +146,20 @@ class Repository:
             init_bare(self._mirror)
         place = Path(self._place)
         if _is_series(place):
-            build_series(place, self._mirror)
+            try:
+                build_series(place, self._mirror)
+            except GitError as error:
+                raise fail(
+                    FailureClass.REPOSITORY_UNAVAILABLE,
+                    f"the patch series {place} cannot be built: {error}",
+                ) from error
         elif place.is_dir():
             try:
-                objects = git_word(None, "-C", str(place), "rev-parse", "--git-path", "objects")
+                objects = git_word(
+                    None,
+                    *("-C", str(place), "rev-parse", "--git-path", "objects"),
+                    env={"GIT_CEILING_DIRECTORIES": str(place.parent)},
+                )
             except GitError as error:
                 raise fail(
                     FailureClass.REPOSITORY_UNAVAILABLE,

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
-from datetime import datetime
-from typing import Any
 
 from isobench_ray import __version__
 from isobench_ray.agents import AGENTS
 from isobench_ray.errors import FailureRaised, UserError
-from isobench_ray.experiment import AgentSpec, LoadedExperiment
-from isobench_ray.failure import Failure
+from isobench_ray.experiment import AgentSpec
+from isobench_ray.experiment_file import LoadedExperiment
+from isobench_ray.lock import Lock, LockedAgent, LockedAnalysis, LockedTask
 from isobench_ray.planning import (
     PlannedTask,
     PlannedTrial,
@@ -25,94 +24,12 @@ from isobench_ray.planning import (
 from isobench_ray.prompt import render_prompt
 from isobench_ray.repository import cache_folder, open_repository
 from isobench_ray.results import Results, Snapshot
-from isobench_ray.schema import RECORD_SCHEMA_VERSION, RecordModel, sha256_hex, utc_now
+from isobench_ray.schema import sha256_hex, utc_now
 from isobench_ray.task_source import LoadedTask, load_tasks, select
 from isobench_ray.trial import Trial
 
 _DRIVERS_FILES = ("driver.json", "epochs/", "events/", "experiment.yaml", "invocations", "run.log")
 """What a start that was killed before it wrote lock.json leaves."""
-
-
-class LockedTask(RecordModel):
-    """A task as it was resolved."""
-
-    task_id: str
-    """The task."""
-    repository: str
-    """URL of its repository."""
-    base_commit: str
-    """Where agents start."""
-    human_commit: str
-    """The yardstick."""
-    instruction: str
-    """What agents are told."""
-    tags: tuple[str, ...]
-    """Free words."""
-    workload: dict[str, Any]
-    """What is timed, as written."""
-    check: dict[str, Any]
-    """What must still be right, as written."""
-    files_sha256: str
-    """Hash of the files of workload and check."""
-    base_tree: str | None
-    """Git tree id of the base commit; null when it cannot be resolved."""
-    human_tree: str | None
-    """Git tree id of the human's commit; null when it cannot be resolved."""
-    human_diff_sha256: str | None
-    """Hash of the human's diff; null when it cannot be resolved."""
-    conditions: str | None
-    """Hash of all that its sessions are measured under; null when it cannot be resolved."""
-    failure: Failure | None
-    """Why it cannot be resolved."""
-
-
-class LockedAnalysis(RecordModel):
-    """The rule of measurement and verdict."""
-
-    margin_ratio: float
-    """The margin delta."""
-    pilot_blocks: int
-    """Blocks before the number of blocks is fixed."""
-    max_blocks: int
-    """Most blocks."""
-
-
-class LockedAgent(RecordModel):
-    """An agent as it was resolved."""
-
-    name: str
-    """Its name in the experiment."""
-    kind: str
-    """The adapter."""
-    version: str
-    """Version of its program."""
-
-
-class Lock(RecordModel):
-    """lock.json: what the experiment resolved to; the plan that every count refers to."""
-
-    schema_version: int = RECORD_SCHEMA_VERSION
-    """Version of this record's form."""
-    name: str
-    """Name of the experiment."""
-    code_version: str
-    """Version of isobench-ray that wrote this last."""
-    python: str
-    """Version of the driver's interpreter."""
-    created_at: datetime
-    """First start."""
-    updated_at: datetime
-    """Latest start."""
-    analysis: LockedAnalysis
-    """The frozen rule of measurement."""
-    experiment: dict[str, Any]
-    """The experiment with all overrides, but for what keeps its default."""
-    tasks: tuple[LockedTask, ...]
-    """All tasks that were ever planned here."""
-    agents: tuple[LockedAgent, ...]
-    """All agents that were ever planned here."""
-    trials: tuple[Trial, ...]
-    """All trials that were ever planned here."""
 
 
 def resolve_experiment(loaded: LoadedExperiment) -> ResolvedExperiment:
@@ -194,12 +111,6 @@ def _reader(loaded: LoadedExperiment, spec: AgentSpec) -> Callable[[str], bytes]
             ) from error
 
     return read
-
-
-def read_lock(results: Results) -> Lock | None:
-    """The lock of Results; None where there is none."""
-    data = results.store.get("lock.json")
-    return None if data is None else Lock.model_validate_json(data)
 
 
 def make_lock(resolved: ResolvedExperiment, old: Lock | None) -> Lock:

@@ -8,7 +8,9 @@ dropped real uid. With mechanism `none` nothing is covered.
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -99,6 +101,23 @@ class Sandbox:
             if not any(folder == s or folder.startswith(f"{s}/") for s in SYSTEM_FOLDERS):
                 options += ["--ro-bind", folder, folder]
         return options
+
+
+def read_untrusted(path: Path, limit_bytes: int) -> bytes | None:
+    """Content of a file that a contained program may have left; None if it left none.
+
+    No link is followed, nothing but a regular file is read, and not more than the limit: the
+    harness must not be made to read for a program what the program itself cannot.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(limit_bytes)
 
 
 _HOST_PATH = "/usr/local/bin:/usr/bin:/bin"

@@ -7,6 +7,7 @@ one wrote, and `schema_version` says how to upgrade.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from datetime import UTC, datetime
@@ -73,3 +74,9 @@ def _without_defaults(value: Any) -> Any:
 def utc_now() -> datetime:
     """The current time in UTC, to the microsecond: the form in which times are stored."""
     return datetime.now(UTC)
+
+
+def suggest(word: str, known: tuple[str, ...] | list[str]) -> str:
+    """The known word that a mistyped one is near to, as the end of a message; else nothing."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean '{near[0]}'?" if near else ""

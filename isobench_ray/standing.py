@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from isobench_ray.failure import Failure
+from isobench_ray.lock import Lock, LockedTask
 from isobench_ray.planning import latest_executions
-from isobench_ray.resolve import Lock, LockedTask
 from isobench_ray.results import Execution, Snapshot, WorkKey
 from isobench_ray.session import HUMAN, SessionRecord
 from isobench_ray.trial import Trial, TrialRecord

@@ -73,12 +73,17 @@ class LocalStore:
         _sync_folder(target.parent)
 
     def append(self, key: str, data: bytes) -> None:
-        """Add whole lines to a log that has one writer; one write call, then fsync."""
+        """Add whole lines to a log that has one writer; one write call, then fsync.
+
+        A line that a kill tore is ended first, so that it does not swallow the next one.
+        """
         target = self.root / key
         _make_folder(target.parent)
-        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        descriptor = os.open(target, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            os.write(descriptor, data)
+            size = os.fstat(descriptor).st_size
+            torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+            os.write(descriptor, b"\n" + data if torn else data)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -133,9 +138,11 @@ class LocalStore:
         except (FileNotFoundError, NotADirectoryError):
             return
         for entry in entries:
+            if entry.name.startswith("."):
+                continue
             if entry.is_dir(follow_symlinks=False):
                 yield from self._walk(Path(entry.path))
-            elif not entry.name.startswith("."):
+            else:
                 yield os.path.relpath(entry.path, self.root)
 
 

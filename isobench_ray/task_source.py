@@ -15,7 +15,8 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from isobench_ray.errors import UserError
-from isobench_ray.experiment import LoadedExperiment, Selection, explain, parse_yaml
+from isobench_ray.experiment import Selection
+from isobench_ray.experiment_file import LoadedExperiment, explain, parse_yaml
 from isobench_ray.parquet import read_parquet
 from isobench_ray.task import Task, TaskFiles
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from isobench_ray.failure import FailureClass, fail
 from isobench_ray.plumbing import (
+    NEUTRAL_ATTRIBUTES,
     GitError,
     apply_to_tree,
     diff_trees,
@@ -62,6 +64,7 @@ class Workspace:
             "GIT_WORK_TREE": str(self.folder),
         }
         git(self._harness, "read-tree", self.base.tree, env=env)
+        replaced = self._drop_special_files(env)
         git(self._harness, "add", "--update", ".", env=env, cwd=self.folder)
         files, excluded = self._untracked(env)
         names = b"".join(name + b"\0" for name in files)
@@ -69,7 +72,7 @@ class Workspace:
         git(self._harness, *update, data=names, env=env, cwd=self.folder)
         tree = git_word(self._harness, "write-tree", env=env)
         text = diff_trees(self._harness, self.base.tree, tree)
-        extraction = describe_patch(self._harness, self.base.tree, text, excluded)
+        extraction = describe_patch(self._harness, self.base.tree, text, replaced + excluded)
         if extraction.patch.tree != tree:
             raise fail(
                 FailureClass.TREE_MISMATCH,
@@ -77,6 +80,23 @@ class Workspace:
                 extraction.patch.apply_error,
             )
         return extraction
+
+    def _drop_special_files(self, env: dict[str, str]) -> tuple[str, ...]:
+        """Take tracked files off the index that the agent replaced by a pipe, socket or device."""
+        tracked = list_files(git(self._harness, "ls-files", "-z", env=env, cwd=self.folder))
+        special = [name for name in tracked if self._is_special(name)]
+        names = b"".join(name + b"\0" for name in special)
+        remove = ("update-index", "--force-remove", "-z", "--stdin")
+        git(self._harness, *remove, data=names, env=env, cwd=self.folder)
+        return tuple(f"{os.fsdecode(name)}: not a regular file" for name in special)
+
+    def _is_special(self, name: bytes) -> bool:
+        """Whether a path exists and is no file, link or folder."""
+        try:
+            mode = (self.folder / os.fsdecode(name)).lstat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return not (stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode))
 
     def _untracked(self, env: dict[str, str]) -> tuple[list[bytes], tuple[str, ...]]:
         """New files by the base's ignore rules, not the agent's; and what is left out."""
@@ -93,7 +113,7 @@ class Workspace:
                 continue
             if name.endswith(b"/"):
                 excluded.append(f"{path}: nested repository")
-            elif not (self.folder / path).is_symlink() and not (self.folder / path).is_file():
+            elif self._is_special(name):
                 excluded.append(f"{path}: not a regular file")
             else:
                 files.append(name)
@@ -107,6 +127,8 @@ def open_workspace(base: Base, folder: Path, harness: Path) -> Iterator[Workspac
     try:
         folder.mkdir(parents=True)
         git(None, "init", "--quiet", "--template=", "--initial-branch=main", str(folder))
+        (git_dir / "info").mkdir(exist_ok=True)
+        (git_dir / "info" / "attributes").write_text(NEUTRAL_ATTRIBUTES)
         git(git_dir, "index-pack", "--stdin", data=base.pack)
         git(git_dir, "config", "core.logAllRefUpdates", "false")
         git(git_dir, "config", "user.name", "agent")
@@ -151,10 +173,12 @@ def _total(counts: list[int | None]) -> int | None:
 
 def remove_tree(folder: Path) -> None:
     """Remove a folder even if the agent took away its write permissions."""
+    if not folder.exists():
+        return
+    folder.chmod(0o700)
     for place, folders, _ in os.walk(folder):
         for name in folders:
             inner = Path(place) / name
             if not inner.is_symlink():
                 inner.chmod(0o700)
-    if folder.exists():
-        shutil.rmtree(folder)
+    shutil.rmtree(folder)

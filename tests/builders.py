@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from isobench_ray.agents import AGENTS
-from isobench_ray.experiment import Experiment, LoadedExperiment
+from isobench_ray.experiment import Experiment
+from isobench_ray.experiment_file import LoadedExperiment
 from isobench_ray.failure import Failure, FailureClass
+from isobench_ray.lock import Lock, read_lock
 from isobench_ray.planning import (
     PlannedTask,
     PlannedTrial,
@@ -27,7 +29,7 @@ from isobench_ray.planning import (
 )
 from isobench_ray.prompt import render_prompt
 from isobench_ray.repository import ResolvedTask, open_repository
-from isobench_ray.resolve import Lock, make_lock, read_lock
+from isobench_ray.resolve import make_lock
 from isobench_ray.results import Execution, Results, Snapshot, WorkKey
 from isobench_ray.schema import sha256_hex
 from isobench_ray.session import ArmResult, CheckResult, Sample, SessionPlan, SessionRecord

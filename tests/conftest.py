@@ -107,7 +107,13 @@ class TinyProject:
         return path
 
 
-SLOW = "def total(values):\n    result = 0\n    for value in values:\n        result += value\n    return result\n"
+SLOW = """\
+def total(values):
+    result = 0
+    for value in values:
+        result += value
+    return result
+"""
 FAST = "def total(values):\n    return sum(values)\n"
 WORKLOAD = """\
 import adding

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from isobench_ray.errors import UserError
-from isobench_ray.experiment import LoadedExperiment, load_experiment
+from isobench_ray.experiment_file import LoadedExperiment, load_experiment
 
 GOOD = """\
 name: exp

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -94,12 +95,20 @@ def test_children_that_outlive_a_program_that_ended_by_itself_are_ended_too(tmp_
     wait_for(lambda: start_ticks(child) is None)
 
 
-def test_a_daemon_that_left_the_session_does_not_hold_up_the_end(tmp_path):
+def test_a_daemon_that_left_the_session_does_not_hold_up_the_end_and_nothing_leaks(tmp_path):
+    gc.collect()
+    open_files = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - no Path that counts faster
     start = time.monotonic()
-    result = shell(tmp_path, "setsid sleep 8 & sleep 0.2; echo done")
-    assert result.exit_code == 0
-    assert time.monotonic() - start < 7
-    assert (tmp_path / "stdout").read_text() == "done\n"
+    result = shell(tmp_path, "setsid sleep 30 & echo $! > daemon; sleep 0.2; echo done")
+    daemon = int((tmp_path / "daemon").read_text())
+    try:
+        assert result.exit_code == 0
+        assert time.monotonic() - start < 7
+        assert (tmp_path / "stdout").read_text() == "done\n"
+    finally:
+        os.kill(daemon, 9)  # positive control: it was still alive
+    wait_for(lambda: len(os.listdir("/proc/self/fd")) <= open_files)  # noqa: PTH208
+    gc.collect()  # a pipe that nobody closed is a ResourceWarning, which fails this test
 
 
 def test_output_beyond_the_cap_is_dropped_and_said(tmp_path):

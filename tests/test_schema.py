@@ -23,9 +23,9 @@ from isobench_ray.experiment import (
     MeasureSettings,
     Resources,
 )
+from isobench_ray.lock import Lock
 from isobench_ray.planning import admission_plan
 from isobench_ray.report.content import Report
-from isobench_ray.resolve import Lock
 from isobench_ray.schema import (
     RECORD_SCHEMA_VERSION,
     RecordModel,

@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from isobench_ray.errors import UserError
-from isobench_ray.experiment import LoadedExperiment, Selection
+from isobench_ray.experiment import Selection
+from isobench_ray.experiment_file import LoadedExperiment
 from isobench_ray.task import Task
 from isobench_ray.task_source import LoadedTask, load_tasks, select
 from tests.builders import experiment, task_row

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from isobench_ray.agents.protocol import Account, AgentInput, AgentPaths, Step
 from isobench_ray.errors import UserError
@@ -49,23 +50,30 @@ class Scripted:
 
     def read_account(self, folder: Path) -> Account:
         """Steps from the runner's trajectory; it may be absent or cut off after a kill."""
-        try:
-            lines = (folder / "trajectory.json").read_text().splitlines()
-        except FileNotFoundError:
+        path = folder / "trajectory.json"
+        if not path.exists():
             return Account()
+        text = path.read_text(errors="replace")
         steps: list[Step] = []
-        for line in lines:
+        for line in text.splitlines():
             try:
                 row = json.loads(line.strip().rstrip(",").lstrip("["))
-            except json.JSONDecodeError:
-                continue  # the closing bracket, or a line cut off by a kill
-            steps.append(
-                Step(
-                    index=len(steps),
-                    time_s=row["time_s"],
-                    tool=row["tool"],
-                    arguments=row["arguments"][:500],
-                    exit=row["exit"],
-                )
-            )
+                steps.append(_step(len(steps), row))
+            except (ValueError, TypeError, KeyError, RecursionError):
+                continue  # the closing bracket, a line cut off by a kill, or the agent's own doing
         return Account(Usage(steps=len(steps)), tuple(steps))
+
+
+def _step(index: int, row: dict[str, Any]) -> Step:
+    """One line of the runner's trajectory.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is none.
+    """
+    return Step(
+        index=index,
+        time_s=row["time_s"],
+        tool=row["tool"],
+        arguments=row["arguments"][:500],
+        exit=row["exit"],
+    )

@@ -8,13 +8,14 @@ clocks of two machines are compared. A driver that finds a newer epoch stops by 
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import threading
 import time
 import uuid
 from datetime import datetime
+
+from pydantic import ValidationError
 
 from isobench_ray.errors import UserError
 from isobench_ray.process import boot_id, start_ticks
@@ -43,14 +44,23 @@ class DriverRecord(RecordModel):
     """Start time of that process in clock ticks since boot."""
     started_at: datetime
     """When it took the epoch."""
+    nonce: str | None = None
+    """In epochs/<n>.json: unique, so who reads it sees the same Results."""
     ended_at: datetime | None = None
     """When it gave it back; null while it lives, and after a kill."""
 
 
 def read_driver(results: Results) -> DriverRecord | None:
-    """The last driver of Results; None where there was none."""
-    data = results.store.get("driver.json")
-    return None if data is None else DriverRecord.model_validate_json(data)
+    """The last driver of Results; None where there was none.
+
+    A driver exists from its claim of an epoch on, a moment before it writes driver.json.
+    """
+    newest = latest_epoch(results)
+    driver = _read(results, "driver.json")
+    claim = _read(results, _epoch_key(newest))
+    if claim is not None and (driver is None or driver.epoch < claim.epoch):
+        return claim
+    return driver
 
 
 def is_alive(results: Results, driver: DriverRecord) -> bool:
@@ -86,10 +96,10 @@ def refuse_second_driver(results: Results) -> None:
 class Epoch:
     """A held epoch; beats in a thread until it is given back or lost."""
 
-    def __init__(self, results: Results, record: DriverRecord, claim: bytes) -> None:
+    def __init__(self, results: Results, record: DriverRecord) -> None:
         self._results, self._record = results, record
-        self.claim = claim
-        """Content of epochs/<n>.json: unique, so who reads it sees the same Results."""
+        self.claim = record.to_json()
+        """Content of epochs/<n>.json."""
         self._stop = threading.Event()
         self.lost = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
@@ -109,14 +119,19 @@ class Epoch:
         """Stop beating; if the epoch was not lost, say that this driver ended."""
         self._stop.set()
         self._thread.join()
-        if not self.lost.is_set():
+        if not self._is_lost():
             ended = self._record.model_copy(update={"ended_at": utc_now()})
             self._results.store.put("driver.json", ended.to_json())
 
+    def _is_lost(self) -> bool:
+        """Look whether there is a newer epoch."""
+        if self._results.store.get(_epoch_key(self.number + 1)) is not None:
+            self.lost.set()
+        return self.lost.is_set()
+
     def _beat(self) -> None:
         while not self._stop.wait(BEAT_INTERVAL_S):
-            if self._results.store.get(_epoch_key(self.number + 1)) is not None:
-                self.lost.set()
+            if self._is_lost():
                 return
             self._record = self._record.model_copy(update={"beat": self._record.beat + 1})
             self._results.store.put("driver.json", self._record.to_json())
@@ -129,24 +144,40 @@ def take_epoch(results: Results) -> Epoch:
         UserError: another driver lives, or took the epoch first.
     """
     refuse_second_driver(results)
-    taken = [int(key.rsplit("/", 1)[1].split(".")[0]) for key in results.store.list("epochs/")]
     ticks = start_ticks(os.getpid())
     assert ticks is not None, "a running process has a start time"
     record = DriverRecord(
-        epoch=max(taken, default=0) + 1,
+        epoch=latest_epoch(results) + 1,
         beat=0,
         hostname=socket.gethostname(),
         boot_id=boot_id(),
         pid=os.getpid(),
         start_ticks=ticks,
         started_at=utc_now(),
+        nonce=uuid.uuid4().hex,
     )
-    facts = {"epoch": record.epoch, "hostname": record.hostname, "pid": record.pid}
-    claim = json.dumps(facts | {"nonce": uuid.uuid4().hex}).encode() + b"\n"
-    if not results.store.create_once(_epoch_key(record.epoch), claim):
+    if not results.store.create_once(_epoch_key(record.epoch), record.to_json()):
         raise UserError(f"{results.uri}: another `isobench-ray run` started at the same moment")
     results.store.put("driver.json", record.to_json())
-    return Epoch(results, record, claim)
+    return Epoch(results, record)
+
+
+def latest_epoch(results: Results) -> int:
+    """Number of the last epoch; 0 where there was none."""
+    return max(_epochs(results), default=0)
+
+
+def _epochs(results: Results) -> list[int]:
+    names = [key.rsplit("/", 1)[1] for key in results.store.list("epochs/")]
+    return [int(name.removesuffix(".json")) for name in names]
+
+
+def _read(results: Results, key: str) -> DriverRecord | None:
+    data = results.store.get(key)
+    try:
+        return None if data is None else DriverRecord.model_validate_json(data)
+    except ValidationError:
+        return None  # not of this program's making; it can neither live nor be waited for
 
 
 def _epoch_key(number: int) -> str:

@@ -8,8 +8,8 @@ from typing import Literal
 
 from isobench_ray.cluster.lease import is_alive, read_driver
 from isobench_ray.errors import UserError
+from isobench_ray.lock import Lock, read_lock
 from isobench_ray.planning import latest_executions
-from isobench_ray.resolve import Lock, read_lock
 from isobench_ray.results import Results, Snapshot
 from isobench_ray.schema import RecordModel
 from isobench_ray.session import BASE2, HUMAN, ArmResult, Scoreable, SessionRecord

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from isobench_ray.report.content import Interval, Rate, Report, TrialLine, verdict_word
+from isobench_ray.report.content import Interval, Rate, Report, TaskLine, TrialLine, verdict_word
 from isobench_ray.session import Scoreable
 
 _READING = """\
@@ -80,7 +80,7 @@ def _tasks(report: Report) -> str:
             task.task_id,
             _ratio(task.human_speedup),
             _ratio(task.aa_ratio),
-            task.problem or SCOREABLE_WORDS[task.scoreable],
+            _scoreable(task),
         ]
         for task in report.tasks
     ]
@@ -89,6 +89,14 @@ def _tasks(report: Report) -> str:
         "## Tasks\n\nMeasured in admission sessions of their own; not the sessions that score.\n\n"
         f"{_table(heads, rows)}"
     )
+
+
+def _scoreable(task: TaskLine) -> str:
+    """Whether the task counts, and if not, why."""
+    speedup = task.human_speedup
+    if task.problem is None and speedup is not None and speedup.high < 1:
+        return "**no**: the human's commit is slower here"
+    return task.problem or SCOREABLE_WORDS[task.scoreable]
 
 
 def _trials(report: Report) -> str:

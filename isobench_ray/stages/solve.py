@@ -16,7 +16,7 @@ from isobench_ray.agents import AGENTS, Account, AgentInput, AgentPaths
 from isobench_ray.process import ProcessResult, run_process
 from isobench_ray.repository import Base
 from isobench_ray.runners import __file__ as runners_file
-from isobench_ray.sandbox import ContainedCommand, Mount
+from isobench_ray.sandbox import ContainedCommand, Mount, read_untrusted
 from isobench_ray.schema import sha256_hex, utc_now
 from isobench_ray.stages.node import Node, write_files
 from isobench_ray.task import Task, TaskFiles
@@ -37,6 +37,9 @@ from isobench_ray.workspace import (
     open_harness,
     open_workspace,
 )
+
+LEFT_LIMIT_BYTES = 256_000_000
+"""Most that is read of a trajectory or of a patch that an agent hands in."""
 
 
 class SolveWork(NamedTuple):
@@ -105,10 +108,10 @@ def _run_agent(work: SolveWork, workspace: Workspace, node: Node, artifacts: Pat
         output_limit_bytes=node.output_limit_bytes,
         ledger=node.ledger,
     )
-    trajectory, submission = room.scratch.host / "trajectory.json", room.submission
-    if _is_plain_file(trajectory):
-        (artifacts / "trajectory.json").write_bytes(trajectory.read_bytes())
-    return AgentRun(process, submission.read_bytes() if _is_plain_file(submission) else None)
+    trajectory = read_untrusted(room.scratch.host / "trajectory.json", LEFT_LIMIT_BYTES)
+    if trajectory is not None:
+        (artifacts / "trajectory.json").write_bytes(trajectory)
+    return AgentRun(process, read_untrusted(room.submission, LEFT_LIMIT_BYTES))
 
 
 class _Room(NamedTuple):
@@ -274,8 +277,3 @@ def run_summary(record: TrialRecord) -> dict[str, object]:
 
 def _is_empty(patch: Patch) -> bool:
     return patch.tree == patch.base_tree
-
-
-def _is_plain_file(path: Path) -> bool:
-    """Not a link that the agent made to something that only the harness can read."""
-    return path.is_file() and not path.is_symlink()

@@ -11,6 +11,8 @@ from isobench_ray.sandbox import ContainedCommand, Mount, Sandbox
 from isobench_ray.task import Workload
 
 TREE, TASK, SCRATCH, HARNESS = "/workspace", "/task", "/scratch", "/harness"
+ROOM = "room"
+"""What a run may write to, inside its scratch folder; its logs lie beside it, out of its reach."""
 RUNNERS = Path(__file__).resolve().parent.parent / "runners"
 
 
@@ -69,9 +71,9 @@ def contain_arm(
     In `argv`, `{TASK}` and `{HARNESS}` stand for the folders as the program sees them.
     """
     for name in ("home", "tmp"):
-        (scratch / name).mkdir(parents=True)
+        (scratch / ROOM / name).mkdir(parents=True)
     sandbox = measuring.sandbox
-    tree, inner = Mount(arm.tree, TREE), Mount(scratch, SCRATCH, writable=True)
+    tree, inner = Mount(arm.tree, TREE), Mount(scratch / ROOM, SCRATCH, writable=True)
     task, harness = Mount(measuring.task_files, TASK), Mount(RUNNERS, HARNESS)
     place = sandbox.path(inner)
     variables = measuring.environment.variables(f"{place}/home", f"{place}/tmp") | {

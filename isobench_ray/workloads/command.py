@@ -7,8 +7,17 @@ import math
 from pathlib import Path
 
 from isobench_ray.process import run_process, tail
+from isobench_ray.sandbox import read_untrusted
 from isobench_ray.task import Workload
-from isobench_ray.workloads.block import ArmBlock, ArmSource, BlockConditions, contain_arm
+from isobench_ray.workloads.block import (
+    ROOM,
+    ArmBlock,
+    ArmSource,
+    BlockConditions,
+    contain_arm,
+)
+
+METRICS_LIMIT_BYTES = 1_000_000
 
 
 def measure_command_block(conditions: BlockConditions, arms: list[ArmSource]) -> list[ArmBlock]:
@@ -39,30 +48,37 @@ def _measure_arm(conditions: BlockConditions, arm: ArmSource, position: int) -> 
         words = tail(scratch / "stderr.log") or tail(scratch / "stdout.log")
         problem = f"the workload ended with status {result.exit_code}: {words}"
     else:
-        metrics, problem = read_metrics(scratch / "metrics.json", conditions.workload)
+        metrics, problem = read_metrics(scratch / ROOM / "metrics.json", conditions.workload)
     return ArmBlock(arm.name, position, metrics, (), result.duration_s, problem)
 
 
 def read_metrics(path: Path, workload: Workload) -> tuple[dict[str, float], str | None]:
     """The declared metrics of a run, or what is wrong with them."""
-    try:
-        data = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    text = read_untrusted(path, METRICS_LIMIT_BYTES)
+    if text is None:
         return {}, "the workload wrote no $ISOBENCH_METRICS"
-    except ValueError as error:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
         return {}, f"$ISOBENCH_METRICS is not JSON: {error}"
     if not isinstance(data, dict):
         return {}, "$ISOBENCH_METRICS must hold one JSON object"
     metrics = {}
     for name in workload.metrics:
-        value = data.get(name)
-        if not _is_positive(value):
-            return {}, f"metric {name} must be a positive, finite number; got {value!r}"
-        metrics[name] = float(data[name])
+        value = _positive(data.get(name))
+        if value is None:
+            said = repr(data.get(name))[:80]
+            return {}, f"metric {name} must be a positive, finite number; got {said}"
+        metrics[name] = value
     return metrics, None
 
 
-def _is_positive(value: object) -> bool:
+def _positive(value: object) -> float | None:
+    """A metric's value; None unless it is a positive, finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value) and value > 0
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) and number > 0 else None

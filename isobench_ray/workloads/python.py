@@ -20,6 +20,8 @@ from isobench_ray.process import Drain, end_process, spawn, tail
 from isobench_ray.workloads.block import ArmBlock, ArmSource, BlockConditions, contain_arm
 
 PASS_MS = "pass_ms"
+LINE_LIMIT_BYTES = 100_000
+ENDED_EARLY = "the workload ended early"
 
 
 def measure_python_block(conditions: BlockConditions, arms: list[ArmSource]) -> list[ArmBlock]:
@@ -51,6 +53,7 @@ class _ArmProcess:
         self.name = arm.name
         self.problem: str | None = None
         self._pass_ns: list[int] = []
+        self._received = b""
         self._outside_s = 0.0
         self._left_s = self._limit_s = conditions.timeout_s
         self._ledger = measuring.ledger
@@ -76,7 +79,9 @@ class _ArmProcess:
         start = time.monotonic()
         self._send("run")
         elapsed_ns = self.expect("done")
-        if timed and elapsed_ns is not None:
+        if elapsed_ns == 0:
+            self.problem = "a pass took no time at all"
+        if timed and elapsed_ns:
             self._outside_s += time.monotonic() - start
             self._pass_ns.append(elapsed_ns)
 
@@ -84,24 +89,38 @@ class _ArmProcess:
         """Wait for a reply of the runner; the number behind its word, if there is one."""
         if self.problem is not None:
             return None
-        assert self._process.stdout is not None
-        start = time.monotonic()
-        ready, _, _ = select.select([self._process.stdout], [], [], self._left_s)
-        self._left_s -= time.monotonic() - start
-        if not ready or self._left_s <= 0:
-            self.problem = f"the workload took more than {self._limit_s:g} s"
+        line = self._read_line()
+        if line is None:
             return None
-        said, _, number = self._process.stdout.readline().decode().strip().partition(" ")
-        if said != word:
-            self.problem = "the workload ended early"
+        said, _, number = line.partition(b" ")
+        if said.decode(errors="replace") != word or (number and not number.isdigit()):
+            self.problem = f"the workload spoke in the runner's place: {line[:80]!r}"
             return None
         return int(number) if number else None
+
+    def _read_line(self) -> bytes | None:
+        """The next line, within what is left of the time limit; None after a problem."""
+        assert self._process.stdout is not None
+        descriptor, start = self._process.stdout.fileno(), time.monotonic()
+        while b"\n" not in self._received:
+            left_s = self._left_s - (time.monotonic() - start)
+            if left_s <= 0 or not select.select([descriptor], [], [], left_s)[0]:
+                self.problem = f"the workload took more than {self._limit_s:g} s"
+                return None
+            chunk = os.read(descriptor, 4096)
+            self._received += chunk
+            if not chunk or len(self._received) > LINE_LIMIT_BYTES:
+                self.problem = ENDED_EARLY
+                return None
+        self._left_s -= time.monotonic() - start
+        line, _, self._received = self._received.partition(b"\n")
+        return line
 
     def close(self) -> None:
         """End the process; say how it ended if it ended early."""
         end_process(self._process, self._ledger)
         self._drain.finish()
-        if self.problem == "the workload ended early":
+        if self.problem == ENDED_EARLY:
             words = tail(self._stderr)
             self.problem = f"the workload ended with status {self._process.returncode}: {words}"
         for stream in (self._process.stdin, self._process.stdout):
@@ -122,4 +141,4 @@ class _ArmProcess:
             self._process.stdin.write(f"{line}\n".encode())
             self._process.stdin.flush()
         except BrokenPipeError:
-            self.problem = "the workload ended early"
+            self.problem = ENDED_EARLY

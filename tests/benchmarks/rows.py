@@ -19,7 +19,7 @@ import ray
 from isobench_ray.agents import AgentInput
 from isobench_ray.cluster.placement import connect, disconnect
 from isobench_ray.cluster.worker import Ticket, Worker
-from isobench_ray.experiment import load_experiment
+from isobench_ray.experiment_file import load_experiment
 from isobench_ray.resolve import resolve_experiment
 from isobench_ray.results import WorkKey
 from isobench_ray.stages.solve import SolveWork

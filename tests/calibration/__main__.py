@@ -19,7 +19,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from isobench_ray.experiment import load_experiment
+from isobench_ray.experiment_file import load_experiment
 from isobench_ray.planning import PlannedTask, ResolvedExperiment, admission_plan, measure_plans
 from isobench_ray.resolve import resolve_experiment
 from isobench_ray.results import Snapshot

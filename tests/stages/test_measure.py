@@ -117,7 +117,7 @@ class Project(NamedTuple):
             return measure(work, self.baked.base, 4, node, artifacts)
         finally:
             assert not (node.scratch / "session").exists()
-            assert list(node.ledger.iterdir()) == []
+            assert list(node.ledger.glob("*")) == []
 
     def refused(self, **options: Any) -> tuple[FailureClass, str]:
         with pytest.raises(FailureRaised) as raised:
