@@ -20,8 +20,8 @@ from isobench_ray.errors import FailureRaised, IsobenchError, UserError
 from isobench_ray.experiment_file import LoadedExperiment, load_experiment
 from isobench_ray.lock import read_lock
 from isobench_ray.planning import Planner, ResolvedExperiment, RunOptions, WorkItem
-from isobench_ray.report.content import Report, build_report, require_lock
-from isobench_ray.report.markdown import render_markdown
+from isobench_ray.reporting.content import Report, build_report, require_lock
+from isobench_ray.reporting.markdown import render_markdown
 from isobench_ray.resolve import make_lock, refuse_other_experiment, resolve_experiment
 from isobench_ray.results import Results, Snapshot, WorkKey, open_results
 from isobench_ray.sandbox import open_sandbox

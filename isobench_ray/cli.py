@@ -135,7 +135,7 @@ def plan(
 @app.command()
 def status(results: ResultsPath) -> None:
     """Say how far a run is: live, finished or stopped."""
-    from isobench_ray.report.content import build_report
+    from isobench_ray.reporting.content import build_report
 
     opened = _open(results)
     report = build_report(opened)
@@ -165,8 +165,8 @@ def report(
         raise UserError("--format html is not in this release; use md or json")
     if len(results) > 1:
         raise UserError("a report over several Results is not in this release; name one")
-    from isobench_ray.report.content import build_report
-    from isobench_ray.report.markdown import render_markdown
+    from isobench_ray.reporting.content import build_report
+    from isobench_ray.reporting.markdown import render_markdown
 
     content = build_report(_open(results[0]))
     text = render_markdown(content) if form is Format.MD else content.model_dump_json(indent=2)
@@ -189,7 +189,7 @@ def show(
     log: Annotated[bool, typer.Option("--log", help="What the agent printed.")] = False,
 ) -> None:
     """Show one trial: its record, or one of its files."""
-    from isobench_ray.report.show import show_trial
+    from isobench_ray.reporting.show import show_trial
 
     chosen = {
         "model_patch.diff": patch,
@@ -214,7 +214,7 @@ def dataset(results: ResultsPath) -> None:
 def verify(results: ResultsPath) -> None:
     """Audit Results: records parse, hashes match, counts add up, tables equal records."""
     from isobench_ray.audit import audit
-    from isobench_ray.report.content import require_lock
+    from isobench_ray.reporting.content import require_lock
 
     opened = _open(results)
     problems = audit(opened, require_lock(opened))
@@ -331,7 +331,7 @@ def _print_plan(found: Plan) -> None:
 
 
 def _print_end(summary: RunSummary) -> None:
-    from isobench_ray.report.content import build_report
+    from isobench_ray.reporting.content import build_report
 
     found = build_report(summary.results)
     print(f"{found.name}: {found.state}; {found.planned} planned = {_counts(found.counts)}")

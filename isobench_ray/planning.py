@@ -210,6 +210,14 @@ class Planner:
                 items += self._open_sessions(task_id, snapshot, latest, repeats, barrier)
         return sorted(items, key=lambda item: item.order)
 
+    def awaited_sessions(self, open_work: list[WorkItem]) -> int:
+        """Sessions that cannot be planned yet: one per task whose trials or admission are open."""
+        if "measure" not in self._options.stages:
+            return 0
+        known = {item.task_id for item in open_work if item.key.work == "session"}
+        waiting = {item.task_id for item in open_work if item.key.work != "session"}
+        return len(waiting - known)
+
     def chosen_trials(self) -> list[str]:
         """Ids of the trials that this invocation is about."""
         return [

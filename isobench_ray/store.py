@@ -9,7 +9,9 @@ a key is absent or whole. `put` replaces in the same way with rename. Accepted: 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -190,6 +192,12 @@ def refuse_unwritable(uri: str) -> None:
     if not folder.is_dir():
         raise UserError(f"{uri}: cannot hold results: {folder} is not a folder")
     try:
-        os.close(os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o600))
+        try:
+            os.close(os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o600))
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+                raise
+            with tempfile.TemporaryFile(dir=folder):  # no O_TMPFILE, as on NFS
+                pass
     except OSError as error:
         raise UserError(f"{uri}: cannot write results: {folder}: {error.strerror}") from error

@@ -25,7 +25,7 @@ from isobench_ray.experiment import (
 )
 from isobench_ray.lock import Lock
 from isobench_ray.planning import admission_plan
-from isobench_ray.report.content import Report
+from isobench_ray.reporting.content import Report
 from isobench_ray.schema import (
     RECORD_SCHEMA_VERSION,
     RecordModel,

@@ -92,8 +92,7 @@ class Driver:
         self._event_numbers = itertools.count()
         self._signals = 0
         self._appender = Appender(results, epoch.number)
-        open_work = self._open_work()
-        self._progress = Progress(total=len(open_work), done=0)
+        self._progress = Progress(capacities)
 
     def run(self) -> None:
         """Work until nothing is left that may start.
@@ -235,14 +234,18 @@ class Driver:
         word = str(result.failure.failure_class if result.failure else result.outcome or "measured")
         self._event("ended", result.key, result.execution, running.worker, word)
         duration_s = time.monotonic() - running.started
-        left = len(self._open_work()) + len(self._running)
-        self._progress.finished(running.item.label, word, duration_s, self._ended() + left)
+        stage: Stage = "solve" if running.item.stage == "solve" else "measure"
+        self._progress.finished(stage, running.item.label, word, duration_s, self._left())
         if result.failure is not None:
             self._progress.tell(f"  {result.failure.failure_class}: {result.failure.message}")
             self._progress.tell(f"  -> {result.failure.policy.advice}")
 
-    def _ended(self) -> int:
-        return sum(self._repeats.values()) - len(self._running)
+    def _left(self) -> dict[Stage, int]:
+        """How much is left of each stage, running work and awaited sessions included."""
+        items = [*self._open_work(), *(running.item for running in self._running.values())]
+        awaited = self._planner.awaited_sessions(items)
+        counts = Counter(item.stage for item in items)
+        return {"solve": counts["solve"], "measure": counts["measure"] + awaited}
 
     def _dead(self, running: _Running, failure_class: FailureClass, words: str) -> WorkResult:
         """End an execution whose worker could not; drop the worker."""

@@ -3,12 +3,15 @@
 Measures every quickstart task again and again, each time with a fresh random seed for the
 admission and for the session, through the same stage functions as a run, without Ray. One line
 per session is appended to FILE, so it can be stopped and resumed; `--summary` only prints the
-tables. Needs a quiet machine; takes about ten seconds per session.
+tables. Needs a quiet machine; takes about ten seconds per session. The file
+measured-2026-11-22.jsonl.gz beside this one holds what the README quotes:
+`python -m tests.calibration --summary --out tests/calibration/measured-2026-11-22.jsonl.gz`.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import math
 import secrets
@@ -65,7 +68,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """The sessions measured so far."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    data = path.read_bytes()
+    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+    return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
 
 
 def measure_missing(path: Path, sessions: int) -> None:

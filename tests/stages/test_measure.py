@@ -7,6 +7,7 @@ fast. Three blocks of three passes decide only about such large effects; no test
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -458,10 +459,19 @@ def test_in_the_sandbox_the_same_session_has_the_same_shape(project):
 LINKING = """
 def answer():
     import os, sys
-    log = os.path.join(os.path.dirname(os.environ["HOME"]), "stderr.log")
-    os.remove(log)
-    os.symlink({target!r}, log)
-    sys.exit(1)
+    planted = 0
+    home = os.environ["HOME"]
+    for folder in (home, os.environ["TMPDIR"], os.path.dirname(home), os.getcwd()):
+        for name in ("stdout.log", "stderr.log", "metrics.json"):
+            place = os.path.join(folder, name)
+            try:
+                if os.path.lexists(place):
+                    os.remove(place)
+                os.symlink({target!r}, place)
+                planted += 1
+            except OSError:
+                pass
+    sys.exit(f"planted {{planted}} links")
 """
 
 
@@ -473,7 +483,8 @@ def test_an_arm_cannot_have_the_harness_read_a_file_for_it(tmp_path):
     arms = {"thief": source(1, extra=LINKING.format(target=str(secret)))}
     project = make_project(tmp_path / "p", arms=arms)
     record = project.measure("thief", sandbox="auto")
-    assert not arm(record, "thief").correct
+    found = arm(record, "thief").incorrect_reason
+    assert re.search(r"planted [1-9]\d* links", found)  # it did try, and its words still arrive
     assert "key of the harness" not in record.to_json().decode()
     for path in (project.folder / "node-artifacts").rglob("*.log"):
         assert "key of the harness" not in path.read_text()

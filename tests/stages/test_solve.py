@@ -194,6 +194,7 @@ def test_a_link_in_place_of_a_submission_or_a_trajectory_is_not_followed(tmp_pat
     steal = f"ln -sf {tmp_path}/secret ../agent/submission.diff"
     and_steal = f"rm ../agent/trajectory.json; ln -s {tmp_path}/secret ../agent/trajectory.json"
     solved = run(tmp_path, EDIT, {"run": steal}, {"run": and_steal})
+    assert solved.record.outcome is Outcome.PATCH  # the links could be made
     assert solved.record.patch.files == ("a.py",)
     for path in solved.artifacts.iterdir():
         assert "key of the harness" not in path.read_text()

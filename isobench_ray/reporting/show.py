@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from isobench_ray.errors import UserError
-from isobench_ray.report.content import require_lock, verdict_word
+from isobench_ray.reporting.content import require_lock, verdict_word
 from isobench_ray.results import Results, WorkKey
 from isobench_ray.standing import verdicts_of
 

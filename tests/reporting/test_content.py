@@ -10,7 +10,7 @@ import pytest
 from isobench_ray.errors import UserError
 from isobench_ray.failure import POLICIES, FailureClass
 from isobench_ray.planning import admission_plan, measure_plans, session_key
-from isobench_ray.report.content import Report, build_report, verdict_word
+from isobench_ray.reporting.content import Report, build_report, verdict_word
 from isobench_ray.results import WorkKey, open_results
 from isobench_ray.trial import Outcome
 from tests.builders import (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from isobench_ray.report.content import Interval, Rate, Report, TaskLine, TrialLine, verdict_word
+from isobench_ray.reporting.content import Interval, Rate, Report, TaskLine, TrialLine, verdict_word
 from isobench_ray.session import Scoreable
 
 _READING = """\

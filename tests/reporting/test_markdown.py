@@ -7,8 +7,8 @@ import re
 import pytest
 
 from isobench_ray.failure import POLICIES, FailureClass
-from isobench_ray.report.content import Report, build_report
-from isobench_ray.report.markdown import render_markdown
+from isobench_ray.reporting.content import Report, build_report
+from isobench_ray.reporting.markdown import render_markdown
 from isobench_ray.trial import SandboxFacts
 from tests.builders import NOP, journal, resolved_experiment, scenario, snapshot, stored
 
