@@ -143,11 +143,12 @@ def take_epoch(results: Results) -> Epoch:
     Raises:
         UserError: another driver lives, or took the epoch first.
     """
+    last = latest_epoch(results)  # read before the look at its driver: who comes between wins
     refuse_second_driver(results)
     ticks = start_ticks(os.getpid())
     assert ticks is not None, "a running process has a start time"
     record = DriverRecord(
-        epoch=latest_epoch(results) + 1,
+        epoch=last + 1,
         beat=0,
         hostname=socket.gethostname(),
         boot_id=boot_id(),
