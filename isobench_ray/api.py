@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 import time
@@ -16,7 +17,7 @@ from isobench_ray.cluster.placement import capacities, check_shapes, connect, di
 from isobench_ray.cluster.schedule import Stage
 from isobench_ray.dataset import rebuild
 from isobench_ray.environment import open_environment
-from isobench_ray.errors import FailureRaised, IsobenchError, UserError
+from isobench_ray.errors import FailureRaised, IsobenchError, StoppedEarly, UserError
 from isobench_ray.experiment_file import LoadedExperiment, load_experiment
 from isobench_ray.lock import read_lock
 from isobench_ray.planning import Planner, ResolvedExperiment, RunOptions, WorkItem
@@ -107,10 +108,15 @@ def run(
     refuse_unwritable(results.uri)
     refuse_second_driver(results)
     planned = plan(loaded, results.uri, options)
-    if planned.open_work:
-        _run_open_work(planned, results, options, address, gpus)
-    else:
-        _finish_projection(planned, results)
+    try:
+        if planned.open_work:
+            _run_open_work(planned, results, options, address, gpus)
+        else:
+            _finish_projection(planned, results)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StoppedEarly(f"{results.uri}: {error.strerror}; what is finished is safe") from error
     return RunSummary(_exit_code(results), results)
 
 

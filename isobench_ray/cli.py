@@ -111,7 +111,7 @@ def run(
         summary = api.run(loaded, results, address=address, gpus=gpus, options=options)
     except StoppedEarly as stop:
         raise StoppedEarly(f"{stop}\nresults: {uri}\ngo on with: {_this_command()}") from stop
-    _print_end(summary)
+    _print_end(summary, experiment)
     raise typer.Exit(summary.exit_code)
 
 
@@ -330,7 +330,7 @@ def _print_plan(found: Plan) -> None:
     print("nothing was started or written")
 
 
-def _print_end(summary: RunSummary) -> None:
+def _print_end(summary: RunSummary, experiment: Path) -> None:
     from isobench_ray.reporting.content import build_report
 
     found = build_report(summary.results)
@@ -338,8 +338,12 @@ def _print_end(summary: RunSummary) -> None:
     print(f"verdicts: {_counts(found.verdict_counts)}")
     for line in found.failures:
         print(f"failure: {len(line.work)} {line.failure_class} -> {line.advice}")
-    print(f"results: {summary.results.uri}")
-    print(f"next: isobench-ray report {shlex.quote(summary.results.uri)}")
+    uri = summary.results.uri
+    print(f"results: {uri}")
+    command = ["report", uri]
+    if found.state == "partial" and not found.failures:
+        command = ["run", str(experiment), "--results", uri]
+    print(f"next: {shlex.join(['isobench-ray', *command])}")
 
 
 if __name__ == "__main__":

@@ -118,6 +118,8 @@ class Driver:
         """One turn of the loop; whether it was the last."""
         if self._epoch.lost.is_set():
             raise StoppedEarly("another driver has taken over these Results")
+        if self._epoch.error is not None:
+            raise self._epoch.error
         if self._signals > 1:
             raise StoppedEarly("stopped by a second signal; running work was cut off")
         state = self._observe()

@@ -102,6 +102,8 @@ class Epoch:
         """Content of epochs/<n>.json."""
         self._stop = threading.Event()
         self.lost = threading.Event()
+        self.error: OSError | None = None
+        """Why the beat could not be written any more; the driver must stop then."""
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
 
@@ -134,7 +136,11 @@ class Epoch:
             if self._is_lost():
                 return
             self._record = self._record.model_copy(update={"beat": self._record.beat + 1})
-            self._results.store.put("driver.json", self._record.to_json())
+            try:
+                self._results.store.put("driver.json", self._record.to_json())
+            except OSError as error:
+                self.error = error
+                return
 
 
 def take_epoch(results: Results) -> Epoch:
