@@ -184,7 +184,9 @@ def _begin(planned: Plan, results: Results, epoch: int) -> None:
     """What a driver writes before the first lease."""
     results.store.sweep()
     results.store.put("experiment.yaml", planned.resolved.loaded.text.encode())
-    results.store.put("lock.json", make_lock(planned.resolved, read_lock(results)).to_json())
+    results.store.put(
+        "lock.json", make_lock(planned.resolved, read_lock(results), planned.snapshot).to_json()
+    )
     _note_invocation(results, epoch, "start", None)
     _restore_links(planned.snapshot, results)
     handler = RotatingFileHandler(Path(results.uri) / "run.log", maxBytes=10_000_000, backupCount=3)
@@ -198,11 +200,11 @@ def _finish_projection(planned: Plan, results: Results, epoch: int | None = None
     """Rebuild the tables and the report from the records."""
     lock = read_lock(results)
     if lock is None:
-        lock = make_lock(planned.resolved, None)
+        lock = make_lock(planned.resolved, None, planned.snapshot)
         results.store.put("experiment.yaml", planned.resolved.loaded.text.encode())
         results.store.put("lock.json", lock.to_json())
     elif epoch is None:
-        grown = make_lock(planned.resolved, lock)
+        grown = make_lock(planned.resolved, lock, planned.snapshot)
         if (grown.tasks, grown.trials) != (lock.tasks, lock.trials):
             lock = grown
             results.store.put("lock.json", lock.to_json())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
+
 from isobench_ray.dataset import all_rows, read_table
 from isobench_ray.errors import RecordError
 from isobench_ray.lock import Lock
-from isobench_ray.results import Results, Snapshot, WorkKey
+from isobench_ray.results import Results, Snapshot, Work, WorkKey
 from isobench_ray.standing import trial_states
 from isobench_ray.tables import TABLES
 from isobench_ray.trial import Artifact
@@ -30,6 +32,10 @@ def _artifacts(results: Results, snapshot: Snapshot) -> list[str]:
     held: list[tuple[WorkKey, int, tuple[Artifact, ...]]] = [
         (WorkKey("trial", j.trial_id), j.execution, j.artifacts) for j in snapshot.journals.values()
     ]
+    for record in (*snapshot.admissions, *snapshot.sessions):
+        work: Work = "admission" if record.kind == "admission" else "session"
+        key = WorkKey(work, f"{record.task_id}/{record.session_id}")
+        held.append((key, record.execution, record.artifacts))
     problems = []
     for key, number, artifacts in held:
         for artifact in artifacts:
@@ -72,7 +78,15 @@ def _executions(snapshot: Snapshot) -> list[str]:
 def _dataset(results: Results, lock: Lock, snapshot: Snapshot) -> list[str]:
     problems = []
     for name, rows in all_rows(results, lock, snapshot).items():
-        table, key = read_table(results, name), TABLES[name].key
+        key = TABLES[name].key
+        try:
+            table = read_table(results, name)
+        except (pa.ArrowException, OSError) as error:
+            problems.append(
+                f"table {name} cannot be read ({error}); rebuild with: "
+                f"isobench-ray dataset {results.uri}"
+            )
+            continue
         stored = {tuple(row[c] for c in key): row["record_sha256"] for row in table.to_pylist()}
         wanted = {tuple(row[c] for c in key): row["record_sha256"] for row in rows}
         if len(wanted) != len(rows):

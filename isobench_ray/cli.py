@@ -7,7 +7,6 @@ error, traceback saved.
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import tempfile
@@ -109,8 +108,9 @@ def run(
     uri = results or loaded.results_uri
     try:
         summary = api.run(loaded, results, address=address, gpus=gpus, options=options)
-    except StoppedEarly as stop:
-        raise StoppedEarly(f"{stop}\nresults: {uri}\ngo on with: {_this_command()}") from stop
+    except (StoppedEarly, KeyboardInterrupt) as stop:
+        words = str(stop) or "interrupted"
+        raise StoppedEarly(f"{words}\nresults: {uri}\ngo on with: {_this_command()}") from stop
     _print_end(summary, experiment)
     raise typer.Exit(summary.exit_code)
 
@@ -264,12 +264,6 @@ def main() -> None:
     except StoppedEarly as error:
         print(error, file=sys.stderr)
         sys.exit(3)
-    except KeyboardInterrupt:
-        print(f"interrupted; go on with: {_this_command()}", file=sys.stderr)
-        sys.exit(3)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has seen enough
-        sys.exit(0)
     except IsobenchError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(4)

@@ -41,7 +41,6 @@ class FailureClass(StrEnum):
     """The kinds of failure that this version tells apart; the table below says what each means."""
 
     COMMIT_UNKNOWN = "commit_unknown"
-    COMMIT_AMBIGUOUS = "commit_ambiguous"
     REPOSITORY_UNAVAILABLE = "repository_unavailable"
     BASE_NOT_PARENT = "base_not_parent"
     INTERPRETER_MISSING = "interpreter_missing"
@@ -71,9 +70,6 @@ POLICIES: dict[FailureClass, FailurePolicy] = {
         Blame.TASK,
         Retry.NEXT_RUN,
         "correct the hash in the task, or name a source that has it under `repositories:`",
-    ),
-    FailureClass.COMMIT_AMBIGUOUS: FailurePolicy(
-        Blame.TASK, Retry.NEXT_RUN, "write the full 40-digit hash in the task"
     ),
     FailureClass.REPOSITORY_UNAVAILABLE: FailurePolicy(
         Blame.INFRASTRUCTURE,

@@ -5,6 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from pydantic import ValidationError
+
+from isobench_ray.errors import RecordError
 from isobench_ray.failure import Failure
 from isobench_ray.results import Results
 from isobench_ray.schema import RECORD_SCHEMA_VERSION, RecordModel
@@ -96,4 +99,9 @@ class Lock(RecordModel):
 def read_lock(results: Results) -> Lock | None:
     """The lock of Results; None where there is none."""
     data = results.store.get("lock.json")
-    return None if data is None else Lock.model_validate_json(data)
+    try:
+        return None if data is None else Lock.model_validate_json(data)
+    except ValidationError as error:
+        raise RecordError(
+            f"{results.uri}/lock.json: not a lock of isobench-ray: {error}"
+        ) from error

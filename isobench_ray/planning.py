@@ -100,7 +100,7 @@ def measure_conditions(
 
 def solve_identity(
     experiment: Experiment, spec: AgentSpec, version: str, agent: AgentInput, base_tree: str,
-    prompt_sha256: str, agent_wall_s: float,
+    prompt_sha256: str, agent_wall_s: float, visible_sha256: str | None = None,
 ) -> str:  # fmt: skip
     """Identity of everything that can change what an agent does in a trial."""
     return identity_hash(
@@ -110,7 +110,9 @@ def solve_identity(
             "agent": {"kind": spec.kind, "version": version, "config": agent.config},
             "model": spec.model,
             "sampling": spec.sampling,
+            "max_steps": spec.max_steps,
             "agent_wall_s": agent_wall_s,
+            "visible_files": visible_sha256,
             "sandbox": experiment.sandbox,
             "environment": experiment.environment,
         }

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import git as gitpython
 
+from isobench_ray.errors import UserError
 from isobench_ray.failure import FailureClass, fail
 from isobench_ray.plumbing import (
     NEUTRAL_ENVIRONMENT,
@@ -77,6 +78,7 @@ class Repository:
         """
         with self._locked():
             base, human = self._commit(task.base_commit), self._commit(task.human_commit)
+            self._refuse_missing_objects(base.tree.hexsha, human.tree.hexsha)
         if base.hexsha not in [parent.hexsha for parent in human.parents]:
             parents = ", ".join(parent.hexsha for parent in human.parents) or "none"
             raise fail(
@@ -95,6 +97,20 @@ class Repository:
             self._mirror, "pack-objects", "--quiet", "--revs", "--stdout", data=commit.encode()
         )
         return Base(tree, commit, pack)
+
+    def _refuse_missing_objects(self, *trees: str) -> None:
+        """A partial clone has commits whose files it lacks.
+
+        Raises:
+            FailureRaised: repository_unavailable.
+        """
+        try:
+            git(self._mirror, "rev-list", "--objects", "--quiet", "--missing=error", *trees)
+        except GitError as error:
+            raise fail(
+                FailureClass.REPOSITORY_UNAVAILABLE,
+                f"{self._url} at {self._place} lacks files of a commit (a partial clone?): {error}",
+            ) from error
 
     def _commit(self, commit: str) -> gitpython.Commit:
         """A commit, fetched if the mirror lacks it."""
@@ -134,9 +150,21 @@ class Repository:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the mirror's lock; make the mirror if there is none."""
-        self._mirror.parent.mkdir(parents=True, exist_ok=True)
-        with self._mirror.with_suffix(".lock").open("w") as lock:
+        """Hold the mirror's lock; make the mirror if there is none.
+
+        Raises:
+            UserError: the cache folder cannot be written.
+        """
+        name = self._mirror.with_name(f"{self._mirror.name}.lock")
+        try:
+            self._mirror.parent.mkdir(parents=True, exist_ok=True)
+            lock = name.open("w")
+        except OSError as error:
+            raise UserError(
+                f"{self._mirror.parent}: cannot write the cache of repositories: {error.strerror}; "
+                "name another folder in the environment variable XDG_CACHE_HOME"
+            ) from error
+        with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self._prepare()
             yield

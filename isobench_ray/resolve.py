@@ -28,7 +28,7 @@ from isobench_ray.schema import sha256_hex, utc_now
 from isobench_ray.task_source import LoadedTask, load_tasks, select
 from isobench_ray.trial import Trial
 
-_DRIVERS_FILES = ("driver.json", "epochs/", "events/", "experiment.yaml", "invocations", "run.log")
+_DRIVERS_FILES = ("driver.json", "epochs", "events", "experiment.yaml", "invocations", "run.log")
 """What a start that was killed before it wrote lock.json leaves."""
 
 
@@ -88,6 +88,7 @@ def _planned_trials(
             planned.resolved.base_tree,
             sha256_hex(prompt.encode()),
             wall_s,
+            planned.files.visible_sha256,
         )
     return [
         PlannedTrial(
@@ -113,8 +114,12 @@ def _reader(loaded: LoadedExperiment, spec: AgentSpec) -> Callable[[str], bytes]
     return read
 
 
-def make_lock(resolved: ResolvedExperiment, old: Lock | None) -> Lock:
-    """The lock of an experiment; what an older lock of it has besides is kept (Results grow)."""
+def make_lock(resolved: ResolvedExperiment, old: Lock | None, snapshot: Snapshot) -> Lock:
+    """The lock of an experiment. Results grow: what an older lock has besides is kept.
+
+    Kept is what was ever started. A trial that was planned, never started, and is no longer in
+    the experiment was a mistake that somebody mended.
+    """
     experiment = resolved.loaded.experiment
     tasks = {task_id: _locked_task(planned) for task_id, planned in resolved.tasks.items()}
     agents = {
@@ -123,9 +128,14 @@ def make_lock(resolved: ResolvedExperiment, old: Lock | None) -> Lock:
     }
     trials = {trial_id: planned.trial for trial_id, planned in resolved.trials.items()}
     if old is not None:
-        tasks = {task.task_id: task for task in old.tasks} | tasks
-        agents = {agent.name: agent for agent in old.agents} | agents
-        trials = {trial.trial_id: trial for trial in old.trials} | trials
+        started = {e.key.work_id for e in snapshot.executions if e.key.work == "trial"}
+        started |= snapshot.journals.keys()
+        kept = {trial.trial_id: trial for trial in old.trials if trial.trial_id in started}
+        names = {trial.agent for trial in kept.values()}
+        ids = {trial.task_id for trial in kept.values()}
+        tasks = {task.task_id: task for task in old.tasks if task.task_id in ids} | tasks
+        agents = {agent.name: agent for agent in old.agents if agent.name in names} | agents
+        trials = kept | trials
     now = utc_now()
     return Lock(
         name=experiment.name,
@@ -176,7 +186,7 @@ def refuse_other_experiment(
     """
     name = resolved.loaded.experiment.name
     if lock is None:
-        strange = [key for key in results.store.list("") if not key.startswith(_DRIVERS_FILES)]
+        strange = [name for name in results.store.names() if not name.startswith(_DRIVERS_FILES)]
         if strange:
             raise UserError(
                 f"{results.uri}: not a results folder (it holds {strange[0]} and no lock.json); "

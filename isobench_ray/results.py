@@ -22,6 +22,7 @@ record once. Whoever comes second loses and overwrites nothing.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -129,9 +130,11 @@ class Results:
     ) -> bool:
         """End an execution and, if it yielded a record, commit that; whether this one counts.
 
-        Artifacts must be stored already. False: another execution's record was there first.
+        Artifacts must be stored already. False: somebody has ended this execution before (it was
+        taken for lost), or another execution's record was there first.
         """
-        self.store.create_once(f"{key.execution(number)}end.json", end.to_json())
+        if not self.store.create_once(f"{key.execution(number)}end.json", end.to_json()):
+            return False
         if record is None:
             return True
         won = self.store.create_once(key.record, record.to_json())
@@ -244,7 +247,7 @@ class Results:
 
     def _read_all(self, prefix: str, suffix: str, model: type[Model]) -> list[Model]:
         keys = [key for key in self.store.list(prefix) if key.endswith(suffix)]
-        keys = [key for key in keys if "/executions/" not in key]
+        keys = [key for key in keys if not re.search(r"/executions/\d+/", key)]
         records = [self._read(key, model) for key in keys]
         return [record for record in records if record is not None]
 

@@ -22,7 +22,11 @@ class UserModel(BaseModel):
     """A frozen model of something that a user writes."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        populate_by_name=True,
+        allow_inf_nan=False,
     )
 
 
@@ -55,10 +59,11 @@ def sha256_hex(data: bytes) -> str:
 def identity_hash(parts: dict[str, Any]) -> str:
     """Identity of what `parts` say: sha256 over canonical JSON, models without their defaults.
 
-    A field that keeps its default value does not take part, so adding a field with a default to a
-    model leaves every older identity as it was.
+    A part that is None and a field that keeps its default value do not take part, so adding either
+    leaves every older identity as it was.
     """
-    return sha256_hex(canonical_json({key: _without_defaults(part) for key, part in parts.items()}))
+    said = {key: _without_defaults(part) for key, part in parts.items() if part is not None}
+    return sha256_hex(canonical_json(said))
 
 
 def _without_defaults(value: Any) -> Any:

@@ -97,6 +97,14 @@ class LocalStore:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
+    def names(self) -> list[str]:
+        """What lies directly in the root, sorted; nothing if there is no root."""
+        try:
+            found = [path.name for path in self.root.iterdir()]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(name for name in found if not name.startswith("."))
+
     def list(self, prefix: str) -> list[str]:
         """All keys under a prefix that ends in `/`, sorted."""
         return sorted(self._walk(self.root / prefix))
@@ -187,17 +195,27 @@ def refuse_unwritable(uri: str) -> None:
         UserError: it cannot, with the folder that refuses.
     """
     folder = Path(uri).absolute()
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir():
-        raise UserError(f"{uri}: cannot hold results: {folder} is not a folder")
     try:
-        try:
-            os.close(os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o600))
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
-                raise
-            with tempfile.TemporaryFile(dir=folder):  # no O_TMPFILE, as on NFS
-                pass
+        while not folder.exists():
+            folder = folder.parent
+        if folder.is_dir():
+            _try_to_write(folder)
     except OSError as error:
         raise UserError(f"{uri}: cannot write results: {folder}: {error.strerror}") from error
+    if not folder.is_dir():
+        raise UserError(f"{uri}: cannot hold results: {folder} is not a folder")
+
+
+def _try_to_write(folder: Path) -> None:
+    """Make a file without a name.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    try:
+        os.close(os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o600))
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+            raise
+        with tempfile.TemporaryFile(dir=folder):  # no O_TMPFILE, as on NFS
+            pass

@@ -107,6 +107,18 @@ class TaskFiles(UserModel):
 
     files: dict[str, bytes] = Field(default_factory=dict)
     """Content by path relative to $ISOBENCH_TASK."""
+    visible: tuple[str, ...] = ()
+    """Paths that the agent may read too: those of a visible check."""
+
+    @property
+    def visible_files(self) -> dict[str, bytes]:
+        """What the agent may read."""
+        return {path: self.files[path] for path in self.visible}
+
+    @property
+    def visible_sha256(self) -> str | None:
+        """Hash over what the agent may read; None where that is nothing."""
+        return TaskFiles(files=self.visible_files).sha256 if self.visible else None
 
     @property
     def sha256(self) -> str:

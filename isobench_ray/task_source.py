@@ -176,6 +176,7 @@ def _refuse_duplicates(tasks: list[tuple[str, Task]]) -> None:
 def _task_files(task: Task, place: str, folder: Path) -> TaskFiles:
     """Files of workload and check in one bundle."""
     files: dict[str, bytes] = {}
+    of_check: list[str] = []
     for field, name in (("workload", task.workload.files), ("check", task.check.files)):
         if name is None:
             continue
@@ -187,11 +188,13 @@ def _task_files(task: Task, place: str, folder: Path) -> TaskFiles:
             if not path.is_file() or any(part in IGNORED_PARTS for part in inside.parts):
                 continue
             relative, content = inside.as_posix(), path.read_bytes()
+            if field == "check":
+                of_check.append(relative)
             if files.setdefault(relative, content) != content:
                 raise UserError(f"{place}: {field}.files: {relative} differs from the workload's")
     if task.workload.kind == "python" and task.workload.entry not in files:
         raise UserError(f"{place}: workload.entry: there is no file {task.workload.entry}")
-    return TaskFiles(files=files)
+    return TaskFiles(files=files, visible=tuple(of_check) if task.check.visible else ())
 
 
 def _some(ids: list[str]) -> str:

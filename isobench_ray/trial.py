@@ -243,6 +243,8 @@ class TrialRecord(RecordModel):
     """What the agent used."""
     exit_code: int | None
     """Exit status of the agent's process; negative for a signal; null when there was none."""
+    output_truncated: bool = False
+    """Whether output of the agent beyond `limits.output_mb` was dropped."""
     sandbox: SandboxFacts
     """How the agent was contained."""
     worker: WorkerFacts

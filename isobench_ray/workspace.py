@@ -88,7 +88,8 @@ class Workspace:
         names = b"".join(name + b"\0" for name in special)
         remove = ("update-index", "--force-remove", "-z", "--stdin")
         git(self._harness, *remove, data=names, env=env, cwd=self.folder)
-        return tuple(f"{os.fsdecode(name)}: not a regular file" for name in special)
+        shown = [name.decode(errors="backslashreplace") for name in special]
+        return tuple(f"{name}: not a regular file" for name in shown)
 
     def _is_special(self, name: bytes) -> bool:
         """Whether a path exists and is no file, link or folder."""
@@ -108,7 +109,7 @@ class Workspace:
         found = list_files(git(self._harness, *listing, env=env, cwd=self.folder))
         files, excluded = [], []
         for name in found:
-            path = Path(os.fsdecode(name))
+            path = name.rstrip(b"/").decode(errors="backslashreplace")
             if name == b".git" or name.startswith(b".git/"):
                 continue
             if name.endswith(b"/"):

@@ -328,7 +328,7 @@ def snapshot(
 
 
 def lock(resolved: ResolvedExperiment) -> Lock:
-    return make_lock(resolved, None)
+    return make_lock(resolved, None, Snapshot({}, [], [], []))
 
 
 def stored(folder: Path, resolved: ResolvedExperiment, what: Snapshot) -> Results:

@@ -210,3 +210,14 @@ def test_a_refreshed_snapshot_equals_a_new_one(results, tmp_path):
         snapshot = results.refreshed(snapshot, key)
     assert snapshot == results.snapshot()
     assert isinstance(snapshot.journals[TRIAL], TrialRecord)
+
+
+def test_a_zombie_whose_execution_was_taken_for_lost_publishes_nothing(results, tmp_path):
+    results.claim(KEY, claim(1))
+    lost = builders.execution(KEY, 1, FailureClass.DRIVER_DIED).end
+    assert results.publish(KEY, 1, lost, None)
+    assert not publish(results, 1, scratch(tmp_path / "zombie", "zombie"))
+    assert results.trial_record(TRIAL) is None
+    results.claim(KEY, claim(2))
+    assert publish(results, 2, scratch(tmp_path / "second", "second"))
+    assert results.trial_record(TRIAL).execution == 2

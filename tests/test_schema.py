@@ -46,8 +46,8 @@ from tests.builders import (
     task_row,
 )
 
-GOLDEN_NOP = "6d5dc0efc142a6be960d70f357792be7d496edca02a062e9b0b2eceb8271de97"
-GOLDEN_SCRIPTED = "d5a02ef9b21ed7e586bf673327117b378c6c429a2cf6d1b87f5f86e27f0a1f5d"
+GOLDEN_NOP = "d8cb968d25f94aac3fdbfac9238b1d15403a84778feb0125c0a36e8d304ec8ec"
+GOLDEN_SCRIPTED = "4c7075fa65c3117b5270c2ab3aaad3ed96888194b5b177d863ef24b2e4b7dea7"
 GOLDEN_CONDITIONS = "73e9f53869ea11622b59de0fa11437337f6160094bb79e0d8c6dd8eb2f28fa30"
 GOLDEN_ADMISSION = "73f7a8e9898752e69594529c981650a2491150e50737f442077188eae1437a53"
 GOLDEN_SESSION = "dfdb4ac30f7228f53f4e0184300401227e446ae93cef1511bb1d6495e22c644c"
@@ -306,3 +306,8 @@ def test_a_session_is_named_by_its_set_of_trees_not_by_who_yielded_them_or_when(
 def test_user_models_keep_their_fields_sentences_for_the_documentation(model):
     schema = model.model_json_schema()
     assert all(part.get("description") for part in schema["properties"].values())
+
+
+def test_a_part_that_is_none_does_not_take_part_in_an_identity():
+    assert identity_hash({"a": 1, "later": None}) == identity_hash({"a": 1})
+    assert identity_hash({"a": 1, "later": 0}) != identity_hash({"a": 1})

@@ -8,6 +8,7 @@ Ray; here is only the loop that acts.
 from __future__ import annotations
 
 import itertools
+import logging
 import signal
 import time
 from collections import Counter
@@ -16,12 +17,12 @@ from typing import Any, NamedTuple
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from isobench_ray.cluster.lease import Epoch
-from isobench_ray.cluster.placement import bundle, reserve
+from isobench_ray.cluster.placement import bundle, reserve, shape_words
 from isobench_ray.cluster.progress import Progress
 from isobench_ray.cluster.schedule import (
     STAGES,
@@ -37,18 +38,24 @@ from isobench_ray.cluster.schedule import (
 )
 from isobench_ray.cluster.worker import Ticket, Worker, WorkResult
 from isobench_ray.dataset import Appender
-from isobench_ray.errors import StoppedEarly, UserError
+from isobench_ray.errors import FailureRaised, StoppedEarly, UserError
 from isobench_ray.failure import Failure, FailureClass
 from isobench_ray.planning import Planner, ResolvedExperiment, WorkItem
+from isobench_ray.process import sweep_orphans
 from isobench_ray.repository import Base
 from isobench_ray.results import Results, Snapshot, WorkKey
 from isobench_ray.schema import utc_now
 from isobench_ray.session import HUMAN
 from isobench_ray.stages.measure import MeasureWork
+from isobench_ray.stages.node import worker_facts
 from isobench_ray.stages.solve import SolveWork
-from isobench_ray.trial import ExecutionEnd
+from isobench_ray.trial import ExecutionClaim, ExecutionEnd
 
 POLL_S = 0.5
+SLOW_START_S = 30.0
+MAX_FAILED_STARTS = 3
+
+log = logging.getLogger("isobench_ray")
 
 
 class _Member(NamedTuple):
@@ -58,6 +65,8 @@ class _Member(NamedTuple):
     group: PlacementGroup
     actor: ActorHandle[Any]
     ready: ray.ObjectRef[Any]
+    asked_at: float
+    """When it was asked for (monotonic)."""
 
 
 class _Running(NamedTuple):
@@ -91,6 +100,8 @@ class Driver:
         self._names = (f"worker-{n}" for n in itertools.count(1))
         self._event_numbers = itertools.count()
         self._signals = 0
+        self._failed_starts = 0
+        self._told_waiting: set[Stage] = set()
         self._appender = Appender(results, epoch.number)
         self._progress = Progress(capacities)
 
@@ -174,18 +185,20 @@ class Driver:
         place = PlacementGroupSchedulingStrategy(
             placement_group=group, placement_group_bundle_index=0
         )
-        remote = ray.remote(
-            num_cpus=shape.pop("CPU"),
-            num_gpus=shape.pop("GPU", 0),
-            resources={name: amount for name, amount in shape.items() if ":" in name},
-            max_restarts=0,
-            max_task_retries=0,
-            scheduling_strategy=place,
-        )(_LeasedWorker)
+        options: dict[str, Any] = {
+            "num_cpus": shape.pop("CPU"),
+            "num_gpus": shape.pop("GPU", 0),
+            "resources": shape,
+            "concurrency_groups": {"control": 1},
+            "max_restarts": 0,
+            "max_task_retries": 0,
+            "scheduling_strategy": place,
+        }
+        remote = ray.remote(**options)(_LeasedWorker)
         actor: Any = remote.remote(experiment, self._results.uri, self._epoch.number)
         name = next(self._names)
         ready = actor.ready.remote(self._epoch.claim_key, self._epoch.claim)
-        self._members[name] = _Member(stage, group, actor, ready)
+        self._members[name] = _Member(stage, group, actor, ready, time.monotonic())
         self._event("worker_started", worker=name, detail=stage)
 
     def _stop_worker(self, name: str) -> None:
@@ -202,12 +215,18 @@ class Driver:
             item.key, self._next_execution(item.key), self._epoch.number, self._identity(item)
         )
         actor: Any = self._members[worker].actor
-        base = self._base(item.task_id)
+        self._repeats[item.key] += 1
+        try:
+            base = self._base(item.task_id)
+        except FailureRaised as raised:
+            self._end_execution(ticket, raised.failure)
+            self._snapshot = self._results.refreshed(self._snapshot, item.key)
+            self._tell_failure(item.label, raised.failure)
+            return
         if item.stage == "solve":
             ref: ray.ObjectRef[Any] = actor.solve.remote(ticket, self._solve_work(item), base)
         else:
             ref = actor.measure.remote(ticket, self._measure_work(item), base)
-        self._repeats[item.key] += 1
         self._running[ref] = _Running(worker, item, ticket, time.monotonic())
         self._event("leased", item.key, ticket.execution, worker)
         self._progress.running([running.item.label for running in self._running.values()])
@@ -228,10 +247,12 @@ class Driver:
         running = self._running.pop(ref)
         try:
             result: WorkResult = ray.get(ref)
-        except RayActorError as error:
-            result = self._dead(running, FailureClass.WORKER_DIED, _first_line(error))
         except RayTaskError as error:
             result = self._dead(running, FailureClass.HARNESS_ERROR, str(error))
+        except RayError as error:
+            result = self._dead(running, FailureClass.WORKER_DIED, _first_line(error))
+        if result.failure and result.failure.failure_class is not FailureClass.STALE_LEASE:
+            self._end_execution(running.ticket, result.failure)  # where the worker could not
         self._take_in(running.item, result)
         word = str(result.failure.failure_class if result.failure else result.outcome or "measured")
         self._event("ended", result.key, result.execution, running.worker, word)
@@ -239,8 +260,7 @@ class Driver:
         stage: Stage = "solve" if running.item.stage == "solve" else "measure"
         self._progress.finished(stage, running.item.label, word, duration_s, self._left())
         if result.failure is not None:
-            self._progress.tell(f"  {result.failure.failure_class}: {result.failure.message}")
-            self._progress.tell(f"  -> {result.failure.policy.advice}")
+            self._tell_failure(running.item.label, result.failure)
 
     def _left(self) -> dict[Stage, int]:
         """How much is left of each stage, running work and awaited sessions included."""
@@ -250,9 +270,8 @@ class Driver:
         return {"solve": counts["solve"], "measure": counts["measure"] + awaited}
 
     def _dead(self, running: _Running, failure_class: FailureClass, words: str) -> WorkResult:
-        """End an execution whose worker could not; drop the worker."""
+        """The result of an execution whose worker could not give one; drops the worker."""
         failure = Failure(failure_class=failure_class, message=words)
-        self._end_execution(running.ticket.key, running.ticket.execution, failure)
         if running.worker in self._members:
             self._drop_worker(running.worker)
         return WorkResult(running.ticket.key, running.ticket.execution, None, failure)
@@ -278,13 +297,38 @@ class Driver:
                     failure_class=FailureClass.DRIVER_DIED,
                     message=f"lost with the driver of epoch {execution.claim.epoch}",
                 )
-                self._end_execution(execution.key, execution.number, failure)
+                end = ExecutionEnd(failure=failure, ended_at=utc_now())
+                self._results.publish(execution.key, execution.number, end, None)
                 self._event("lost", execution.key, execution.number)
         self._snapshot = self._results.snapshot()
 
-    def _end_execution(self, key: WorkKey, number: int, failure: Failure) -> None:
+    def _end_execution(self, ticket: Ticket, failure: Failure) -> None:
+        """End an execution in its worker's place, unless that did; claim it if that did not.
+
+        Without the claim, the failure of a worker that died before it claimed would be invisible,
+        and its number would be used again.
+        """
+        claim = ExecutionClaim(
+            work=ticket.key.work,
+            work_id=ticket.key.work_id,
+            execution=ticket.execution,
+            epoch=ticket.epoch,
+            identity=ticket.identity,
+            worker=worker_facts(),
+            claimed_at=utc_now(),
+        )
+        self._results.claim(ticket.key, claim)
         end = ExecutionEnd(failure=failure, ended_at=utc_now())
-        self._results.publish(key, number, end, None)
+        self._results.publish(ticket.key, ticket.execution, end, None)
+
+    def _tell_failure(self, label: str, failure: Failure) -> None:
+        self._tell(f"  {label}: {failure.failure_class}: {failure.message}")
+        self._tell(f"  -> {failure.policy.advice}")
+
+    def _tell(self, message: str) -> None:
+        """One line for the terminal and for run.log."""
+        log.info(message)
+        self._progress.tell(message)
 
     def _base(self, task_id: str) -> ray.ObjectRef[Any]:
         """The task's base in Ray's object store, put there once."""
@@ -344,20 +388,39 @@ class Driver:
         return 1 + max((e.number for e in self._snapshot.executions if e.key == key), default=0)
 
     def _drop_dead_starters(self) -> None:
-        """Workers that died, or cannot see Results, before they had work."""
+        """Workers that died, cannot see Results, or wait too long, before they had work."""
         for name, member in list(self._members.items()):
             if not _is_ready(member):
+                self._wait_for_place(member)
                 continue
             try:
                 sees = ray.get(member.ready)
-            except RayActorError as error:
+            except RayError as error:
                 self._drop_worker(name)
-                raise StoppedEarly(f"a worker could not start: {_last_line(error)}") from error
+                self._failed_starts += 1
+                self._tell(f"a worker could not start: {_last_line(error)}")
+                if self._failed_starts >= MAX_FAILED_STARTS and not self._running:
+                    raise StoppedEarly(f"workers cannot start: {_last_line(error)}") from error
+                continue
             if not sees:
                 raise UserError(
                     f"{self._results.uri}: a worker's node does not see this folder; put Results "
                     "on a file system that all nodes share"
                 )
+
+    def _wait_for_place(self, member: _Member) -> None:
+        """Say that a worker waits for its place on the cluster; give up where nothing else runs."""
+        waited_s = time.monotonic() - member.asked_at
+        if waited_s < SLOW_START_S:
+            return
+        resources = self._resolved.loaded.experiment.resources
+        asked = resources.solve if member.stage == "solve" else resources.measure
+        words = f"a worker of {shape_words(asked)} waits for its place on the cluster"
+        if member.stage not in self._told_waiting:
+            self._told_waiting.add(member.stage)
+            self._tell(f"{words} (resources.wait_s: {resources.wait_s:g} s)")
+        if waited_s > max(resources.wait_s, SLOW_START_S) and not self._running:
+            raise StoppedEarly(f"{words} for {waited_s:.0f} s, and nothing else runs")
 
     def _drop_worker(self, name: str) -> None:
         member = self._members.pop(name)
@@ -372,7 +435,7 @@ class Driver:
             if self._together
             else ("in turns, as the machine is too small for both at once")
         )
-        self._progress.tell(f"workers: {shapes}; {turns}")
+        self._tell(f"workers: {shapes}; {turns}")
 
     def _event(
         self,
@@ -394,29 +457,28 @@ class Driver:
             "detail": detail,
         }
         self._results.append_line(f"events/{self._epoch.number}.jsonl", row)
+        log.info(" ".join(f"{k}={v}" for k, v in row.items() if v is not None and k != "time"))
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signals += 1
         if self._signals == 1:
-            self._progress.tell("stopping: running work is finished first; again to cut it off")
+            self._tell("stopping: running work is finished first; again to cut it off")
 
     def _close(self) -> None:
-        for ref, running in list(self._running.items()):
-            ray.cancel(ref)
+        for running in self._running.values():
             failure = Failure(
                 failure_class=FailureClass.DRIVER_DIED, message="cut off when the run was stopped"
             )
-            self._drop_worker_quietly(running.worker)
+            if running.worker in self._members:
+                actor: Any = self._members[running.worker].actor
+                ray.wait([actor.kill_children.remote()], timeout=5)
+                self._drop_worker(running.worker)
             if not self._epoch.lost.is_set():
-                self._end_execution(running.ticket.key, running.ticket.execution, failure)
+                self._end_execution(running.ticket, failure)
         for name in list(self._members):
             self._stop_worker(name)
         self._appender.flush()
         self._progress.close()
-
-    def _drop_worker_quietly(self, name: str) -> None:
-        if name in self._members:
-            self._drop_worker(name)
 
 
 class _LeasedWorker(Worker):
@@ -425,6 +487,11 @@ class _LeasedWorker(Worker):
     def __init__(self, experiment: Any, results_uri: str, epoch: int) -> None:
         gpus = tuple(str(gpu) for gpu in ray.get_gpu_ids())
         super().__init__(experiment, results_uri, epoch, gpus)
+
+    @ray.method(concurrency_group="control")
+    def kill_children(self) -> None:
+        """Kill what is running; answers while work is in progress."""
+        sweep_orphans(self._node.ledger)
 
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from datetime import datetime
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -23,6 +24,8 @@ from isobench_ray.results import Results
 from isobench_ray.schema import RECORD_SCHEMA_VERSION, RecordModel, utc_now
 
 BEAT_INTERVAL_S = 2.0
+BEATS_TO_MISS = 3
+"""So many beats without a move, and a driver elsewhere is taken for dead; so does it itself."""
 
 
 class DriverRecord(RecordModel):
@@ -38,6 +41,8 @@ class DriverRecord(RecordModel):
     """Its machine."""
     boot_id: str
     """The machine's boot id."""
+    pid_namespace: str | None = None
+    """The PID namespace in which its process id means something."""
     pid: int
     """Its process."""
     start_ticks: int
@@ -57,7 +62,7 @@ def read_driver(results: Results) -> DriverRecord | None:
     """
     newest = latest_epoch(results)
     driver = _read(results, "driver.json")
-    claim = _read(results, _epoch_key(newest))
+    claim = _read(results, epoch_key(newest))
     if claim is not None and (driver is None or driver.epoch < claim.epoch):
         return claim
     return driver
@@ -67,9 +72,9 @@ def is_alive(results: Results, driver: DriverRecord) -> bool:
     """Whether a driver lives. For one of another machine or boot this takes three intervals."""
     if driver.ended_at is not None:
         return False
-    if driver.boot_id == boot_id():
+    if (driver.boot_id, driver.pid_namespace) == (boot_id(), _pid_namespace()):
         return start_ticks(driver.pid) == driver.start_ticks
-    deadline = time.monotonic() + 3 * BEAT_INTERVAL_S
+    deadline = time.monotonic() + BEATS_TO_MISS * BEAT_INTERVAL_S
     while time.monotonic() < deadline:
         time.sleep(BEAT_INTERVAL_S / 2)
         now = read_driver(results)
@@ -115,7 +120,7 @@ class Epoch:
     @property
     def claim_key(self) -> str:
         """Where the claim lies."""
-        return _epoch_key(self.number)
+        return epoch_key(self.number)
 
     def give_back(self) -> None:
         """Stop beating; if the epoch was not lost, say that this driver ended."""
@@ -127,20 +132,23 @@ class Epoch:
 
     def _is_lost(self) -> bool:
         """Look whether there is a newer epoch."""
-        if self._results.store.get(_epoch_key(self.number + 1)) is not None:
+        if self._results.store.get(epoch_key(self.number + 1)) is not None:
             self.lost.set()
         return self.lost.is_set()
 
     def _beat(self) -> None:
+        failed = 0
         while not self._stop.wait(BEAT_INTERVAL_S):
-            if self._is_lost():
-                return
             self._record = self._record.model_copy(update={"beat": self._record.beat + 1})
             try:
+                if self._is_lost():
+                    return
                 self._results.store.put("driver.json", self._record.to_json())
+                failed = 0
             except OSError as error:
-                self.error = error
-                return
+                failed += 1
+                if failed == BEATS_TO_MISS:
+                    self.error = error
 
 
 def take_epoch(results: Results) -> Epoch:
@@ -158,12 +166,13 @@ def take_epoch(results: Results) -> Epoch:
         beat=0,
         hostname=socket.gethostname(),
         boot_id=boot_id(),
+        pid_namespace=_pid_namespace(),
         pid=os.getpid(),
         start_ticks=ticks,
         started_at=utc_now(),
         nonce=uuid.uuid4().hex,
     )
-    if not results.store.create_once(_epoch_key(record.epoch), record.to_json()):
+    if not results.store.create_once(epoch_key(record.epoch), record.to_json()):
         raise UserError(f"{results.uri}: another `isobench-ray run` started at the same moment")
     results.store.put("driver.json", record.to_json())
     return Epoch(results, record)
@@ -172,6 +181,11 @@ def take_epoch(results: Results) -> Epoch:
 def latest_epoch(results: Results) -> int:
     """Number of the last epoch; 0 where there was none."""
     return max(_epochs(results), default=0)
+
+
+def _pid_namespace() -> str:
+    """Two containers of one machine share its boot id, but not the meaning of process ids."""
+    return str(Path("/proc/self/ns/pid").readlink())
 
 
 def _epochs(results: Results) -> list[int]:
@@ -187,5 +201,6 @@ def _read(results: Results, key: str) -> DriverRecord | None:
         return None  # not of this program's making; it can neither live nor be waited for
 
 
-def _epoch_key(number: int) -> str:
+def epoch_key(number: int) -> str:
+    """Where the claim of an epoch lies."""
     return f"epochs/{number}.json"

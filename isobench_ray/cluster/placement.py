@@ -20,7 +20,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group
 
 from isobench_ray.cluster.schedule import STAGES, Stage
-from isobench_ray.errors import StoppedEarly, UserError
+from isobench_ray.errors import IsobenchError, StoppedEarly, UserError
 from isobench_ray.experiment import Resources, StageResources
 
 _TOKEN_VARIABLES = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
@@ -57,6 +57,8 @@ def connect(address: str | None, gpus: int | None) -> Connection:
     try:
         ray.init(**options)
     except (ConnectionError, ValueError, RuntimeError) as error:
+        if address is None:
+            raise IsobenchError(f"Ray does not start on this machine: {error}") from error
         raise UserError(f"--address {address}: cannot connect to a Ray cluster: {error}") from error
     return Connection(address is None, living_nodes())
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from isobench_ray.cluster.lease import epoch_key
 from isobench_ray.errors import FailureRaised
 from isobench_ray.experiment import Experiment
 from isobench_ray.failure import Failure, FailureClass
@@ -29,6 +30,9 @@ from isobench_ray.stages.node import Node, open_node
 from isobench_ray.stages.solve import SolveWork, solve
 from isobench_ray.trial import ExecutionClaim, ExecutionEnd, Outcome, TrialRecord
 from isobench_ray.workspace import remove_tree
+
+PUBLISH_WAITS_S = (1.0, 5.0, 0.0)
+"""Waits after a publishing that failed: finished work is worth a few tries."""
 
 
 class Ticket(NamedTuple):
@@ -89,7 +93,8 @@ class Worker:
 
     def _execute(self, ticket: Ticket, stage: Callable[[Path], Record]) -> WorkResult:
         """Claim, run, publish. Whatever goes wrong is recorded as a Failure of this execution."""
-        if not self._results.claim(ticket.key, self._claim(ticket)):
+        superseded = self._results.store.get(epoch_key(ticket.epoch + 1)) is not None
+        if superseded or not self._results.claim(ticket.key, self._claim(ticket)):
             return WorkResult(ticket.key, ticket.execution, None, _stale(ticket))
         start = time.monotonic()
         record: Record | None = None
@@ -101,7 +106,15 @@ class Worker:
             failure = raised.failure
         except Exception as error:  # noqa: BLE001 - an error of ours must not look like the agent's
             failure = _unexpected(error)
-        return self._publish(ticket, artifacts, record, failure, time.monotonic() - start)
+        duration_s = time.monotonic() - start
+        problem = None
+        for wait_s in PUBLISH_WAITS_S:
+            try:
+                return self._publish(ticket, artifacts, record, failure, duration_s)
+            except OSError as error:
+                problem = _unexpected(error)
+                time.sleep(wait_s)
+        return WorkResult(ticket.key, ticket.execution, None, problem)
 
     def _publish(
         self,
@@ -122,7 +135,8 @@ class Worker:
             artifacts=stored,
         )
         final = record.model_copy(update={"artifacts": stored}) if record else None
-        self._results.publish(ticket.key, ticket.execution, end, final)
+        if not self._results.publish(ticket.key, ticket.execution, end, final):
+            return WorkResult(ticket.key, ticket.execution, None, _stale(ticket))
         return WorkResult(ticket.key, ticket.execution, outcome, failure)
 
     def _claim(self, ticket: Ticket) -> ExecutionClaim:
@@ -149,7 +163,7 @@ class Worker:
 def _stale(ticket: Ticket) -> Failure:
     return Failure(
         failure_class=FailureClass.STALE_LEASE,
-        message=f"execution {ticket.execution} is claimed, or the work is done already",
+        message=f"execution {ticket.execution} belongs to another driver, or the work is done",
     )
 
 

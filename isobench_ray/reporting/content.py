@@ -95,7 +95,9 @@ class AgentLine(RecordModel):
     outcomes: dict[str, int]
     """Trials by outcome; `failure` and `open` for those without."""
     passed: Rate
-    """Passed, over planned trials of tasks in the headline set."""
+    """Passed, over the trials on tasks of the headline set that have a verdict."""
+    without_verdict: int
+    """Trials on those tasks without one: failures, open, or not measured. They are in no rate."""
 
 
 class FailureLine(RecordModel):
@@ -328,10 +330,15 @@ def _agent_line(
 ) -> AgentLine:
     headline = {task.task_id for task in tasks if task.scoreable is Scoreable.HEADLINE}
     own = tuple(line for line in trials if line.agent == agent)
-    scored = [line for line in own if line.task_id in headline]
-    passed = sum(line.verdict is not None and line.verdict.passed for line in scored)
+    on_headline = [line for line in own if line.task_id in headline]
+    verdicts = [line.verdict for line in on_headline if line.verdict is not None]
+    scored = [v for v in verdicts if v.validity is not Validity.NOT_MEASURED]
     return AgentLine(
-        agent=agent, planned=len(own), outcomes=_counts(own), passed=_rate(passed, len(scored))
+        agent=agent,
+        planned=len(own),
+        outcomes=_counts(own),
+        passed=_rate(sum(verdict.passed for verdict in scored), len(scored)),
+        without_verdict=len(on_headline) - len(scored),
     )
 
 

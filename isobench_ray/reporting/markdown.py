@@ -60,10 +60,11 @@ def _agents(report: Report) -> str:
             str(line.planned),
             ", ".join(f"{n} {word}" for word, n in line.outcomes.items()),
             _rate(line.passed),
+            str(line.without_verdict),
         ]
         for line in report.agents
     ]
-    heads = ["agent", "trials", "outcomes", "passed, of headline tasks (95 %)"]
+    heads = ["agent", "trials", "outcomes", "passed, on headline tasks (95 %)", "no verdict there"]
     return f"## Agents\n\n{_table(heads, rows)}"
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from isobench_ray.errors import UserError
+from isobench_ray.lock import Lock
 from isobench_ray.reporting.content import require_lock, verdict_word
 from isobench_ray.results import Results, WorkKey
-from isobench_ray.standing import verdicts_of
+from isobench_ray.standing import trial_states, verdicts_of
 
 
 def show_trial(results: Results, name: str, files: list[str]) -> str:
@@ -25,7 +26,7 @@ def show_trial(results: Results, name: str, files: list[str]) -> str:
             "trials are named task/agent/attempt-k; `report` lists them"))  # fmt: skip
     journal = results.trial_record(trial_id)
     if journal is None:
-        raise UserError(f"{trial_id} has no outcome yet; see `isobench-ray report {results.uri}`")
+        return _without_outcome(results, lock, trial_id)
     if files:
         held = {artifact.name: artifact for artifact in journal.artifacts}
         key = WorkKey("trial", trial_id)
@@ -54,4 +55,19 @@ def show_trial(results: Results, name: str, files: list[str]) -> str:
             reason = f": {verdict.reason}" if verdict.reason else ""
             lines.append(f"verdict     {verdict_word(verdict)}{reason}")
     lines.append(f"files       {results.uri}/{WorkKey('trial', trial_id).folder}")
+    return "\n".join(lines)
+
+
+def _without_outcome(results: Results, lock: Lock, trial_id: str) -> str:
+    """A trial that is open or ended as a failure, with all that is known of its executions."""
+    state = next(s for s in trial_states(lock, results.snapshot()) if s.trial.trial_id == trial_id)
+    lines = [f"trial       {trial_id}", "outcome     none yet"]
+    if state.failure is not None:
+        lines += [f"failure     {state.failure.failure_class}: {state.failure.message}"]
+        lines += [f"advice      {state.failure.policy.advice}"]
+        lines += [state.failure.detail] if state.failure.detail else []
+    for execution in state.executions:
+        failure = execution.end.failure if execution.end else None
+        end = "running or lost" if execution.end is None else failure and failure.failure_class
+        lines.append(f"execution   {execution.number}: {end}")
     return "\n".join(lines)

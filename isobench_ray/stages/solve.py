@@ -128,13 +128,12 @@ class _Room(NamedTuple):
         scratch = write_files(node.scratch / "agent", {"prompt.md": work.prompt.encode()})
         for name in ("home", "tmp"):
             (scratch / name).mkdir()
-        visible = work.task_files.files if work.task.check.visible else {}
         return cls(
             workspace=Mount(workspace.folder, "/workspace", writable=True),
             scratch=Mount(scratch, "/scratch", writable=True),
             files=Mount(write_files(node.scratch / "agent-files", work.agent.files), "/agent"),
             harness=Mount(Path(runners_file).parent, "/harness"),
-            task=Mount(write_files(node.scratch / "task", visible), "/task"),
+            task=Mount(write_files(node.scratch / "task", work.task_files.visible_files), "/task"),
         )
 
     @property
@@ -209,6 +208,7 @@ def _record(
         prompt_sha256=sha256_hex(work.prompt.encode()),
         usage=account.usage,
         exit_code=run.process.exit_code if run.process else None,
+        output_truncated=run.process.truncated if run.process else False,
         sandbox=node.sandbox.facts,
         worker=node.facts,
         concurrency=work.concurrency,

@@ -83,15 +83,18 @@ def test_a_gain_that_is_proven_but_within_the_margin_is_not_in_the_headline_rate
     assert (report.agents[0].passed.n, report.agents[0].passed.low) == (0, None)
 
 
-def test_a_trial_of_a_headline_task_that_failed_stays_in_the_denominator(tmp_path):
-    """Else an agent would look better the more of its trials are lost."""
+def test_a_trial_of_a_headline_task_that_failed_is_in_no_rate_and_counted_beside_it(tmp_path):
+    """It says nothing about the agent; but who reads the rate must see how many are missing."""
     resolved = resolved_experiment(agents=scripted("a", "b"))
     planned = resolved.tasks["t1"]
     done = [journal("t1/a/attempt-1", patch(hex_id("a")))]
     failed = execution(WorkKey("trial", "t1/b/attempt-1"), 1, FailureClass.DISK_FULL)
     what = snapshot(done, sessions_of(planned, done), [admission(planned)], [failed])
     report = build_report(stored(tmp_path, resolved, what))
-    assert {line.agent: line.passed.n for line in report.agents} == {"a": 1, "b": 1}
+    assert {a.agent: (a.passed.n, a.without_verdict) for a in report.agents} == {
+        "a": (1, 0),
+        "b": (0, 1),
+    }
 
 
 def test_tasks_say_how_good_a_yardstick_they_are(report):

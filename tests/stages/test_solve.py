@@ -58,7 +58,10 @@ def run(
     work = SolveWork(
         trial=Trial(task_id="tiny", agent="robot", attempt=2, solve_identity="5" * 64),
         task=task,
-        task_files=TaskFiles(files={"bench.py": FILES["bench.py"]}),
+        task_files=TaskFiles(
+            files={"bench.py": FILES["bench.py"], "hidden.py": b""},
+            visible=("bench.py",) if visible else (),
+        ),
         agent_kind=kind,
         agent=agent,
         prompt=render_prompt(task, wall_s),
