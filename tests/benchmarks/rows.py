@@ -7,6 +7,8 @@ themselves; both sides of a row are measured in turns, and their ratio is what c
 from __future__ import annotations
 
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -73,7 +75,21 @@ def nop_trial_overhead() -> Iterator[tuple[float, float]]:
             yield _median_ms(solve), _median_ms(lambda: ray.get(bare.call.remote()))
 
 
+def help_start_up() -> Iterator[tuple[float, float]]:
+    """`isobench-ray --help`, which loads none of the heavy packages, beside an empty Python."""
+
+    def start(*arguments: str) -> Callable[[], None]:
+        def call() -> None:
+            subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+
+        return call
+
+    while True:
+        yield _median_ms(start("-m", "isobench_ray.cli", "--help")), _median_ms(start("-c", "pass"))
+
+
 ROWS = (
+    Row("help", "`isobench-ray --help`", "`python -c pass`", help_start_up),
     Row(
         "trial overhead",
         "a `nop` trial with a durable record",
