@@ -251,6 +251,34 @@ def test_a_second_driver_is_refused_and_a_signal_drains(cli, tiny):
     assert report["lost_executions"] == []
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_second_signal_cuts_running_work_off_and_leaves_no_process(cli, tiny):
+    """Without a sandbox, whose PID namespace would do it alone."""
+    pids = tiny.folder / "pids"
+    script = f"echo $$ >> {pids}; sleep 321 & echo $! >> {pids}; wait"
+    agent = {"name": "sleeper", "kind": "scripted", "steps": [{"run": script}]}
+    experiment = tiny.write(agents=[agent], sandbox={"kind": "none"})
+    results = tiny.folder / "experiment-results"
+    process = cli.start("run", experiment)
+    try:
+        _wait_for(lambda: pids.exists() and len(pids.read_text().split()) == 2, process)
+        living = [int(pid) for pid in pids.read_text().split()]
+        assert all(Path(f"/proc/{pid}").exists() for pid in living)
+        for _ in range(2):
+            os.kill(process.pid, signal.SIGINT)
+            time.sleep(1)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        _end(process)
+    assert process.returncode == 3, output
+    assert "second signal" in output
+    assert not any(Path(f"/proc/{pid}").exists() for pid in living)
+    report = json.loads(cli("report", results, "--format", "json").stdout)
+    assert [e["failure_class"] for e in report["lost_executions"]] == ["driver_died"]
+    assert report["counts"] == {"failure": 1}
+
+
 def _wait_for(condition, process, seconds: float = 90) -> None:
     deadline = time.monotonic() + seconds
     while not condition():

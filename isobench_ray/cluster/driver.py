@@ -16,32 +16,27 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 import ray
-from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
-from ray.util.placement_group import PlacementGroup, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from isobench_ray.cluster.lease import Epoch
-from isobench_ray.cluster.placement import bundle, reserve, shape_words
+from isobench_ray.cluster.pool import Pool, first_line
 from isobench_ray.cluster.progress import Progress
 from isobench_ray.cluster.schedule import (
     STAGES,
     Action,
     Finish,
     Lease,
-    PoolState,
     Stage,
     StartWorkers,
     State,
     StopWorkers,
     decide,
 )
-from isobench_ray.cluster.worker import Ticket, Worker, WorkResult
+from isobench_ray.cluster.worker import Ticket, WorkResult
 from isobench_ray.dataset import Appender
-from isobench_ray.errors import FailureRaised, StoppedEarly, UserError
+from isobench_ray.errors import FailureRaised, StoppedEarly
 from isobench_ray.failure import Failure, FailureClass
 from isobench_ray.planning import Planner, ResolvedExperiment, WorkItem
-from isobench_ray.process import sweep_orphans
 from isobench_ray.repository import Base
 from isobench_ray.results import Results, Snapshot, WorkKey
 from isobench_ray.schema import utc_now
@@ -52,21 +47,8 @@ from isobench_ray.stages.solve import SolveWork
 from isobench_ray.trial import ExecutionClaim, ExecutionEnd
 
 POLL_S = 0.5
-SLOW_START_S = 30.0
-MAX_FAILED_STARTS = 3
 
 log = logging.getLogger("isobench_ray")
-
-
-class _Member(NamedTuple):
-    """A worker of a pool."""
-
-    stage: Stage
-    group: PlacementGroup
-    actor: ActorHandle[Any]
-    ready: ray.ObjectRef[Any]
-    asked_at: float
-    """When it was asked for (monotonic)."""
 
 
 class _Running(NamedTuple):
@@ -94,16 +76,15 @@ class Driver:
         self._epoch, self._capacities, self._together = epoch, capacities, together
         self._snapshot: Snapshot = results.snapshot()
         self._repeats: Counter[WorkKey] = Counter()
-        self._members: dict[str, _Member] = {}
         self._running: dict[ray.ObjectRef[Any], _Running] = {}
         self._bases: dict[str, ray.ObjectRef[Any]] = {}
-        self._names = (f"worker-{n}" for n in itertools.count(1))
         self._event_numbers = itertools.count()
         self._signals = 0
-        self._failed_starts = 0
-        self._told_waiting: set[Stage] = set()
         self._appender = Appender(results, epoch.number)
         self._progress = Progress(capacities)
+        self._pool = Pool(
+            resolved.loaded.experiment, results, epoch, capacities, self._event, self._tell
+        )
 
     def run(self) -> None:
         """Work until nothing is left that may start.
@@ -143,18 +124,9 @@ class Driver:
 
     def _observe(self) -> State:
         """What is open, and what each worker does."""
-        self._drop_dead_starters()
         busy = {running.worker for running in self._running.values()}
-        pools = {}
-        for stage in STAGES:
-            members = {name: m for name, m in self._members.items() if m.stage == stage}
-            ready = {name for name, m in members.items() if _is_ready(m)}
-            pools[stage] = PoolState(
-                capacity=self._capacities[stage],
-                starting=tuple(sorted(set(members) - ready)),
-                idle=tuple(sorted(ready - busy)),
-                busy=tuple(sorted(ready & busy)),
-            )
+        self._pool.drop_failed(anything_runs=bool(busy))
+        pools = {stage: self._pool.state(stage, busy) for stage in STAGES}
         return State(tuple(self._open_work()), pools, self._together, self._signals > 0)
 
     def _open_work(self) -> list[WorkItem]:
@@ -171,50 +143,19 @@ class Driver:
     def _act(self, action: Action) -> None:
         if isinstance(action, StartWorkers):
             for _ in range(action.how_many):
-                self._start_worker(action.stage)
+                self._pool.start(action.stage)
         elif isinstance(action, StopWorkers):
             for name in action.workers:
-                self._stop_worker(name)
+                self._pool.stop(name)
         elif isinstance(action, Lease):
             self._lease(action.worker, action.item)
-
-    def _start_worker(self, stage: Stage) -> None:
-        experiment = self._resolved.loaded.experiment
-        asked = experiment.resources.solve if stage == "solve" else experiment.resources.measure
-        group, shape = reserve(asked), bundle(asked)
-        place = PlacementGroupSchedulingStrategy(
-            placement_group=group, placement_group_bundle_index=0
-        )
-        options: dict[str, Any] = {
-            "num_cpus": shape.pop("CPU"),
-            "num_gpus": shape.pop("GPU", 0),
-            "resources": shape,
-            "concurrency_groups": {"control": 1},
-            "max_restarts": 0,
-            "max_task_retries": 0,
-            "scheduling_strategy": place,
-        }
-        remote = ray.remote(**options)(_LeasedWorker)
-        actor: Any = remote.remote(experiment, self._results.uri, self._epoch.number)
-        name = next(self._names)
-        ready = actor.ready.remote(self._epoch.claim_key, self._epoch.claim)
-        self._members[name] = _Member(stage, group, actor, ready, time.monotonic())
-        self._event("worker_started", worker=name, detail=stage)
-
-    def _stop_worker(self, name: str) -> None:
-        member = self._members.pop(name)
-        if _is_ready(member):
-            ray.wait([member.actor.stop.remote()], timeout=10)
-        ray.kill(member.actor)
-        remove_placement_group(member.group)
-        self._event("worker_stopped", worker=name)
 
     def _lease(self, worker: str, item: WorkItem) -> None:
         """Give an item to a worker, as the next execution of its work."""
         ticket = Ticket(
             item.key, self._next_execution(item.key), self._epoch.number, self._identity(item)
         )
-        actor: Any = self._members[worker].actor
+        actor = self._pool.actor(worker)
         self._repeats[item.key] += 1
         try:
             base = self._base(item.task_id)
@@ -233,7 +174,7 @@ class Driver:
 
     def _wait(self) -> None:
         """Wait for an end, or a little while."""
-        waiting = [*self._running, *(m.ready for m in self._members.values() if not _is_ready(m))]
+        waiting = [*self._running, *self._pool.starting()]
         if not waiting:
             time.sleep(POLL_S / 10)
             return
@@ -250,7 +191,7 @@ class Driver:
         except RayTaskError as error:
             result = self._dead(running, FailureClass.HARNESS_ERROR, str(error))
         except RayError as error:
-            result = self._dead(running, FailureClass.WORKER_DIED, _first_line(error))
+            result = self._dead(running, FailureClass.WORKER_DIED, first_line(error))
         if result.failure and result.failure.failure_class is not FailureClass.STALE_LEASE:
             self._end_execution(running.ticket, result.failure)  # where the worker could not
         self._take_in(running.item, result)
@@ -272,8 +213,7 @@ class Driver:
     def _dead(self, running: _Running, failure_class: FailureClass, words: str) -> WorkResult:
         """The result of an execution whose worker could not give one; drops the worker."""
         failure = Failure(failure_class=failure_class, message=words)
-        if running.worker in self._members:
-            self._drop_worker(running.worker)
+        self._pool.drop(running.worker)
         return WorkResult(running.ticket.key, running.ticket.execution, None, failure)
 
     def _take_in(self, item: WorkItem, result: WorkResult) -> None:
@@ -387,47 +327,6 @@ class Driver:
     def _next_execution(self, key: WorkKey) -> int:
         return 1 + max((e.number for e in self._snapshot.executions if e.key == key), default=0)
 
-    def _drop_dead_starters(self) -> None:
-        """Workers that died, cannot see Results, or wait too long, before they had work."""
-        for name, member in list(self._members.items()):
-            if not _is_ready(member):
-                self._wait_for_place(member)
-                continue
-            try:
-                sees = ray.get(member.ready)
-            except RayError as error:
-                self._drop_worker(name)
-                self._failed_starts += 1
-                self._tell(f"a worker could not start: {_last_line(error)}")
-                if self._failed_starts >= MAX_FAILED_STARTS and not self._running:
-                    raise StoppedEarly(f"workers cannot start: {_last_line(error)}") from error
-                continue
-            if not sees:
-                raise UserError(
-                    f"{self._results.uri}: a worker's node does not see this folder; put Results "
-                    "on a file system that all nodes share"
-                )
-
-    def _wait_for_place(self, member: _Member) -> None:
-        """Say that a worker waits for its place on the cluster; give up where nothing else runs."""
-        waited_s = time.monotonic() - member.asked_at
-        if waited_s < SLOW_START_S:
-            return
-        resources = self._resolved.loaded.experiment.resources
-        asked = resources.solve if member.stage == "solve" else resources.measure
-        words = f"a worker of {shape_words(asked)} waits for its place on the cluster"
-        if member.stage not in self._told_waiting:
-            self._told_waiting.add(member.stage)
-            self._tell(f"{words} (resources.wait_s: {resources.wait_s:g} s)")
-        if waited_s > max(resources.wait_s, SLOW_START_S) and not self._running:
-            raise StoppedEarly(f"{words} for {waited_s:.0f} s, and nothing else runs")
-
-    def _drop_worker(self, name: str) -> None:
-        member = self._members.pop(name)
-        ray.kill(member.actor)
-        remove_placement_group(member.group)
-        self._event("worker_lost", worker=name)
-
     def _say_turns(self) -> None:
         shapes = ", ".join(f"{self._capacities[stage]} to {stage}" for stage in STAGES)
         turns = (
@@ -469,50 +368,12 @@ class Driver:
             failure = Failure(
                 failure_class=FailureClass.DRIVER_DIED, message="cut off when the run was stopped"
             )
-            if running.worker in self._members:
-                actor: Any = self._members[running.worker].actor
-                ray.wait([actor.kill_children.remote()], timeout=5)
-                self._drop_worker(running.worker)
+            self._pool.cut_off(running.worker)
             if not self._epoch.lost.is_set():
                 self._end_execution(running.ticket, failure)
-        for name in list(self._members):
-            self._stop_worker(name)
+        self._pool.close()
         self._appender.flush()
         self._progress.close()
 
 
-class _LeasedWorker(Worker):
-    """The Worker as an actor: learns from Ray which GPUs it owns."""
-
-    def __init__(self, experiment: Any, results_uri: str, epoch: int) -> None:
-        gpus = tuple(str(gpu) for gpu in ray.get_gpu_ids())
-        super().__init__(experiment, results_uri, epoch, gpus)
-
-    @ray.method(concurrency_group="control")
-    def kill_children(self) -> None:
-        """Kill what is running; answers while work is in progress."""
-        sweep_orphans(self._node.ledger)
-
-
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-def _is_ready(member: _Member) -> bool:
-    done, _ = ray.wait([member.ready], timeout=0)
-    return bool(done)
-
-
-def _lines(error: object) -> list[str]:
-    """The lines of an error's text; its class where there is none."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines or [type(error).__name__]
-
-
-def _first_line(error: object) -> str:
-    """What happened: the first line of Ray's words."""
-    return _lines(error)[0]
-
-
-def _last_line(error: object) -> str:
-    """The cause: the last line of the traceback that Ray brings along."""
-    return _lines(error)[-1]
