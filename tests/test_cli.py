@@ -144,6 +144,13 @@ def test_plan_says_what_would_run_and_writes_nothing(cli, listing, tiny):
     assert listing(tiny.folder / "experiment-results") == []
 
 
+def test_an_address_where_no_cluster_answers_is_refused_at_once(cli, listing, tiny):
+    start = time.monotonic()
+    message = refused(cli, listing, tiny, tiny.write(), "--address", "127.0.0.1:1")
+    assert "--address 127.0.0.1:1: no Ray cluster answers there" in message
+    assert time.monotonic() - start < 30
+
+
 @pytest.mark.ray
 def test_a_gpu_that_is_not_there_is_refused_with_the_nearest_shape(cli, listing, tiny):
     experiment = tiny.write(resources={"measure": {"gpus": 1}})

@@ -10,6 +10,7 @@ import atexit
 import logging
 import os
 import secrets
+import socket
 import tempfile
 import time
 from collections.abc import Callable
@@ -53,6 +54,7 @@ def connect(address: str | None, gpus: int | None) -> Connection:
             os.environ["RAY_AUTH_TOKEN_PATH"] = _private_token()
             logging.getLogger(_TOKEN_ADVICE).setLevel(logging.ERROR)
     else:
+        _refuse_deaf(address)
         options["address"] = address
     try:
         ray.init(**options)
@@ -61,6 +63,21 @@ def connect(address: str | None, gpus: int | None) -> Connection:
             raise IsobenchError(f"Ray does not start on this machine: {error}") from error
         raise UserError(f"--address {address}: cannot connect to a Ray cluster: {error}") from error
     return Connection(address is None, living_nodes())
+
+
+def _refuse_deaf(address: str) -> None:
+    """Find out at once that nothing listens at a HOST:PORT; Ray would try for minutes.
+
+    Raises:
+        UserError: nothing does.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or "/" in host:
+        return  # "auto", or a client address: Ray knows more about these
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"--address {address}: no Ray cluster answers there: {error}") from error
 
 
 def disconnect() -> None:
