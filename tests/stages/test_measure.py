@@ -1,7 +1,7 @@
 """The measure stage from end to end: real arms whose speed is a constant in their tree.
 
 The workload sums a range `ROUNDS` times, so an arm with a third of the rounds is three times as
-fast. Three blocks of three passes decide only about such large effects; no test asks for more.
+fast. Six blocks of three passes decide only about such large effects; no test asks for more.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def answer():
 
 def work():
     for _ in range(ROUNDS):
-        sum(range(400))
+        sum(range(4000))
 """
 WORKLOAD = """
 import tiny
@@ -67,7 +67,7 @@ if tiny.answer() != 42:
 FILES = TaskFiles(files={"workload.py": WORKLOAD.encode(), "check.py": CHECK.encode()})
 PYTHON = {"kind": "python", "files": "task/", "passes": 3, "warmup_passes": 1}
 CHECKED = {"command": "python $ISOBENCH_TASK/check.py", "files": "task/"}
-SETTINGS = MeasureSettings.model_validate({"blocks": {"pilot": 3, "max": 3}})
+SETTINGS = MeasureSettings.model_validate({"blocks": {"pilot": 6, "max": 6}})
 
 
 def source(rounds: int, answer: str = "42", extra: str = "") -> str:
@@ -175,7 +175,7 @@ def test_a_session_says_what_it_measured_and_under_what(project, session):
     assert {a.name for a in session.arms[3:]} == set(ARMS)
     assert [a.tree for a in session.arms[3:]] == sorted(project.trees.values())
     assert (session.kind, session.execution, session.admission_id) == ("measure", 4, "admission-1")
-    assert (session.metric, session.better, session.n_blocks) == ("pass_ms", "lower", 3)
+    assert (session.metric, session.better, session.n_blocks) == ("pass_ms", "lower", 6)
     plan = project.plan(*ARMS)
     assert (session.seed, session.identity) == (plan.seed, plan.identity)
     assert session.scoreable is None
@@ -222,7 +222,7 @@ def test_an_arm_whose_workload_breaks_is_incorrect_and_the_others_are_measured(s
 def test_every_healthy_arm_has_one_sample_per_block_with_its_passes(session):
     healthy = {"base", "base2", "human", "bigger", "slower", "equal"}
     counts = Counter((s.arm, s.block) for s in session.samples)
-    assert counts == {(name, block): 1 for name in healthy for block in range(3)}
+    assert counts == {(name, block): 1 for name in healthy for block in range(6)}
     for sample in session.samples:
         assert (sample.metric, sample.n_passes, len(sample.passes)) == ("pass_ms", 3, 3)
         assert min(sample.passes) <= sample.value <= max(sample.passes)
@@ -234,11 +234,11 @@ def test_the_contrasts_are_those_of_the_stored_passes(session):
     for name in ("human", "bigger", "slower"):
         ratios = [
             sorted(log_ratios(passes[name, b], passes["base", b], lower_is_better=True))[1]
-            for b in range(3)
+            for b in range(6)
         ]
         found = arm(session, name).vs_base
-        assert found.mean == pytest.approx(math.fsum(ratios) / 3)
-        assert (found.n_blocks, found.n_pilot) == (3, 3)
+        assert found.mean == pytest.approx(math.fsum(ratios) / 6)
+        assert (found.n_blocks, found.n_pilot) == (6, 6)
         assert found.low < found.mean < found.high
 
 
@@ -313,7 +313,7 @@ def test_an_arm_over_the_workloads_limit_is_incorrect(tmp_path):
     project = make_project(tmp_path / "p", arms={"stuck": slow})
     record = project.measure("stuck", workload_s=2)
     assert arm(record, "stuck").incorrect_reason == "block 0: the workload took more than 2 s"
-    assert record.n_blocks == 3
+    assert record.n_blocks == 6
     assert arm(record, "human").correct
 
 
@@ -353,7 +353,7 @@ def test_a_command_workload_where_higher_is_better(tmp_path):
     assert arm(record, "bigger").vs_human.low > 0
     assert {s.metric for s in record.samples} == {"speed", "latency"}
     assert {s.n_passes for s in record.samples} == {1}
-    assert len(record.samples) == 3 * 4 * 2
+    assert len(record.samples) == 6 * 4 * 2
 
 
 @pytest.mark.parametrize(
@@ -453,7 +453,7 @@ def test_in_the_sandbox_the_same_session_has_the_same_shape(project):
     assert record.sandbox.mechanism == "bubblewrap"
     assert verdict(record, "bigger").passed
     assert "wrong answer: 41" in arm(record, "wrong").incorrect_reason
-    assert len(record.samples) == 3 * 4
+    assert len(record.samples) == 6 * 4
 
 
 LINKING = """
