@@ -1,7 +1,7 @@
 """Fixtures that many tests share: the command line as a process, and a tiny repository to win on.
 
 The tiny project is built by the tests with plain git: a function that sums in a slow way, and a
-human's commit that sums in a fast one. Its pass takes about a millisecond.
+human's commit that sums in a fast one. Its pass takes a few milliseconds.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class TinyProject:
             "repositories": {"https://example.invalid/tiny.git": "tiny"},
             "agents": [{"name": "nop", "kind": "nop"}, {"name": "oracle", "kind": "oracle"}],
             "limits": {"agent_wall_s": 60, "check_s": 60, "workload_s": 60},
-            "measure": {"blocks": {"pilot": 3, "max": 3}},
+            "measure": {"blocks": {"pilot": 5, "max": 5}},
             "results": f"{name}-results",
         } | changes
         experiment = {key: value for key, value in experiment.items() if value is not None}
@@ -120,7 +120,7 @@ import adding
 
 
 def setup(seed):
-    return [seed % 7 + n for n in range(20_000)]
+    return [seed % 7 + n for n in range(100_000)]
 
 
 def run(values):
