@@ -228,7 +228,9 @@ def _print_bounds(rows: list[dict[str, Any]]) -> list[str]:
     ]
     low, high = binomial_band(len(aa), 0.05, 0.99)
     claims = [(f"{agent}: as expected", sum(h), len(h), _least(agent)) for agent, h in hits.items()]
+    neutral = hits["placebo"] + hits["nop"]
     claims += [
+        ("placebo and nop together: not passed", sum(neutral), len(neutral), 1.0),
         ("bigger, partial, slower, wrong, stale together", sum(made), len(made), 0.95),
         ("gainless: not in the headline set", sum(s != "headline" for s in gainless),
          len(gainless), 1.0),
@@ -246,7 +248,8 @@ def _print_bounds(rows: list[dict[str, Any]]) -> list[str]:
         failed += [] if holds else [name]
     holds = low <= sum(aa) <= high
     band = f"{low}-{high} (99 % binomial band of 5 %)"
-    rate = f"{sum(aa) / max(len(aa), 1):.1%}"
+    interval = wilson_interval(sum(aa), len(aa)) or (0.0, 1.0)
+    rate = f"{sum(aa) / max(len(aa), 1):.1%} [{interval[0]:.1%}, {interval[1]:.1%}]"
     print(f"| A/A: intervals that leave 0 out | {sum(aa)}/{len(aa)} | {rate} | {band} | "
           f"{'yes' if holds else 'NO'} |")  # fmt: skip
     seconds = [row["seconds"] for row in rows]
