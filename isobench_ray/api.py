@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import fnmatch
 import logging
 import sys
+import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from logging.handlers import RotatingFileHandler
+from operator import attrgetter
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -26,13 +30,17 @@ from isobench_ray.reporting.markdown import render_markdown
 from isobench_ray.resolve import make_lock, refuse_other_experiment, resolve_experiment
 from isobench_ray.results import Results, Snapshot, WorkKey, open_results
 from isobench_ray.sandbox import open_sandbox
-from isobench_ray.schema import utc_now
+from isobench_ray.schema import suggest, utc_now
+from isobench_ray.stages.leak_audit import AuditedTask, LeakReport, audit_workspace
+from isobench_ray.stages.node import open_node
 from isobench_ray.standing import trial_states
 from isobench_ray.store import refuse_unwritable
+from isobench_ray.workspace import remove_tree
 
 __all__ = [
     "Plan",
     "RunSummary",
+    "audit_workspaces",
     "load_experiment",
     "open_results",
     "plan",
@@ -142,6 +150,45 @@ def rebuild_dataset(results: Results) -> dict[str, int]:
     return rebuild(results, lock, snapshot, latest_epoch(results))
 
 
+def audit_workspaces(loaded: LoadedExperiment, ids: tuple[str, ...]) -> Iterator[LeakReport]:
+    """Audit the workspaces of an experiment's tasks on this machine: can the answer be reached?
+
+    Args:
+        loaded: the experiment.
+        ids: task ids or shell globs; empty: all tasks.
+
+    Raises:
+        UserError: bad input; no task of such an id.
+        FailureRaised: a task cannot be resolved, or the probe failed.
+    """
+    experiment, resolved = loaded.experiment, resolve_experiment(loaded)
+    for pattern in ids:
+        if not fnmatch.filter(resolved.tasks, pattern):
+            near = suggest(pattern, list(resolved.tasks))
+            raise UserError(f"{loaded.path}: no task '{pattern}'{near}")
+    with tempfile.TemporaryDirectory(prefix="isobench-ray-audit-") as folder:
+        node = open_node(
+            experiment.environment,
+            experiment.sandbox,
+            experiment.limits,
+            Path(folder) / "scratch",
+            workspace=experiment.workspace,
+        )
+        try:
+            for task_id, planned in resolved.tasks.items():
+                if ids and not any(fnmatch.fnmatchcase(task_id, pattern) for pattern in ids):
+                    continue
+                if planned.resolved is None:
+                    assert planned.failure is not None, "a task that is not resolved has a failure"
+                    raise FailureRaised(planned.failure)
+                audited = AuditedTask(
+                    planned.task, planned.files, planned.repository, planned.resolved
+                )
+                yield audit_workspace(audited, node)
+        finally:
+            remove_tree(node.scratch)
+
+
 def _run_open_work(
     planned: Plan, results: Results, options: RunOptions, address: str | None, gpus: int | None
 ) -> None:
@@ -205,7 +252,8 @@ def _finish_projection(planned: Plan, results: Results, epoch: int | None = None
         results.store.put("lock.json", lock.to_json())
     elif epoch is None:
         grown = make_lock(planned.resolved, lock, planned.snapshot)
-        if (grown.tasks, grown.trials) != (lock.tasks, lock.trials):
+        parts = attrgetter("tasks", "trials", "analysis")
+        if parts(grown) != parts(lock):
             lock = grown
             results.store.put("lock.json", lock.to_json())
     rebuild(results, lock, results.snapshot(), epoch or latest_epoch(results))

@@ -7,6 +7,7 @@ error, traceback saved.
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 import tempfile
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from isobench_ray.api import Plan, RunSummary
     from isobench_ray.planning import RunOptions
     from isobench_ray.results import Results
+    from isobench_ray.stages.leak_audit import LeakReport
 
 app = typer.Typer(
     name="isobench-ray",
@@ -50,6 +52,13 @@ class Format(StrEnum):
     MD = "md"
     JSON = "json"
     HTML = "html"
+
+
+class AuditFormat(StrEnum):
+    """A form of the audit."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 ExperimentFile = Annotated[Path, typer.Argument(help="The experiment file (YAML).")]
@@ -224,8 +233,50 @@ def verify(results: ResultsPath) -> None:
     raise typer.Exit(1 if problems else 0)
 
 
+@app.command("audit-workspace")
+def audit_workspace(
+    experiment: ExperimentFile,
+    tasks: Annotated[
+        list[str] | None, typer.Argument(metavar="[TASK]...", help="Task ids or globs; all.")
+    ] = None,
+    form: Annotated[AuditFormat, typer.Option("--format", help="Form of it.")] = AuditFormat.TEXT,
+    overrides: SetOption = None,
+) -> None:
+    """Try every known way to the human's commit from inside a workspace, in the worst case."""
+    from isobench_ray import api
+
+    loaded = api.load_experiment(experiment, tuple(overrides or ()))
+    reports = []
+    for found in api.audit_workspaces(loaded, tuple(tasks or ())):
+        reports.append(found)
+        if form is AuditFormat.TEXT:
+            print(_audit_lines(found, details=len(tasks or ()) == 1), flush=True)
+    if form is AuditFormat.JSON:
+        print(json.dumps([r.model_dump(mode="json") for r in reports], indent=2))
+    open_ways = sum(len(found.leaks) for found in reports)
+    clean = sum(found.is_clean for found in reports)
+    if form is AuditFormat.TEXT:
+        print(f"{len(reports)} tasks audited, {clean} without a finding, {open_ways} open ways")
+    raise typer.Exit(0 if clean == len(reports) else 1)
+
+
+def _audit_lines(found: LeakReport, *, details: bool) -> str:
+    """One line for a task, one for each way if wanted, and one for each thing that was found."""
+    words = f"{len(found.leaks)} of {len(found.ways)} ways open" if found.leaks else "no way open"
+    replay = "gives the human's tree" if found.is_replayed else "DOES NOT give the human's tree"
+    how = f"{len(found.ways)} tried; {found.sandbox}, {found.workspace_kind}"
+    lines = [f"{found.task_id}: {words} ({how}); replaying the human's diff {replay}"]
+    for way in found.ways:
+        if details or way.found:
+            lines.append(f"  {'OPEN  ' if way.found else 'closed'}  {way.way}")
+        lines += [f"          {thing}" for thing in way.found[:5]]
+        if len(way.found) > 5:
+            lines.append(f"          … and {len(way.found) - 5} more")
+    return "\n".join(lines)
+
+
 LATER_COMMANDS = (
-    "agents", "audit-workspace", "clean", "compare", "doctor", "export", "fetch", "import", "init",
+    "agents", "clean", "compare", "doctor", "export", "fetch", "import", "init",
     "judge", "tasks", "view",
 )  # fmt: skip
 

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from isobench_ray.path_rules import PathRule
 from isobench_ray.schema import UserModel, suggest
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
@@ -249,6 +250,35 @@ class SandboxPolicy(UserModel):
         return self
 
 
+class WorkspaceSettings(UserModel):
+    """How the checkout of the base commit is made that an agent works in."""
+
+    kind: Literal["auto", "copy", "overlay"] = "auto"
+    """auto: an overlay where a worker may mount one and hides its lower layer (bubblewrap), else
+    a copy. Both hold the same; part of no identity."""
+    submodules: Literal["empty", "fill", "refuse"] = "empty"
+    """empty: their folders are empty, as after `git clone`; fill: their files at the recorded
+    commit become part of the base, theirs too; refuse: a base that has one is a Failure."""
+
+
+class PatchPolicy(UserModel):
+    """What belongs to a patch, besides what the base's ignore rules say."""
+
+    exclude: tuple[PathRule, ...] = ()
+    """New files that are no part of a patch, such as an agent's notes, in .gitignore's syntax.
+    Caches of Python's tools are always left out."""
+    include: tuple[PathRule, ...] = ()
+    """New files that are part of a patch although an ignore rule hides them, such as tables of
+    tuned parameters, in .gitignore's syntax."""
+    max_file_mb: PositiveFloat = 20
+    """Larger changed files stay as in the base, and are listed."""
+    max_total_mb: PositiveFloat = 200
+    """Most megabytes of all changed files; the largest beyond stay as in the base."""
+    enforce: tuple[Literal["target_files", "protected_paths"], ...] = ()
+    """Which of the task's rules quarantine a patch that breaks them. Always recorded. Part of no
+    identity: it can be changed without a new trial."""
+
+
 class Experiment(UserModel):
     """One experiment: tasks x agents x attempts, with limits and resources."""
 
@@ -272,6 +302,10 @@ class Experiment(UserModel):
     """The rule of measurement."""
     environment: EnvironmentSpec = EnvironmentSpec()
     """Where code runs."""
+    workspace: WorkspaceSettings = WorkspaceSettings()
+    """How the base is checked out."""
+    patch: PatchPolicy = PatchPolicy()
+    """What belongs to a patch."""
     sandbox: SandboxPolicy = SandboxPolicy()
     """How it is contained."""
     budget: Annotated[dict[str, Any] | None, _later("budget")] = None

@@ -41,8 +41,14 @@ class FailureClass(StrEnum):
     """The kinds of failure that this version tells apart; the table below says what each means."""
 
     COMMIT_UNKNOWN = "commit_unknown"
+    COMMIT_AMBIGUOUS = "commit_ambiguous"
     REPOSITORY_UNAVAILABLE = "repository_unavailable"
     BASE_NOT_PARENT = "base_not_parent"
+    HAS_SUBMODULES = "has_submodules"
+    SUBMODULE_UNAVAILABLE = "submodule_unavailable"
+    OTHER_BUILD_INSTALLED = "other_build_installed"
+    SCRATCH_IN_REPOSITORY = "scratch_in_repository"
+    OVERLAY_UNAVAILABLE = "overlay_unavailable"
     INTERPRETER_MISSING = "interpreter_missing"
     SANDBOX_UNAVAILABLE = "sandbox_unavailable"
     BASE_CHECK_FAILED = "base_check_failed"
@@ -71,6 +77,9 @@ POLICIES: dict[FailureClass, FailurePolicy] = {
         Retry.NEXT_RUN,
         "correct the hash in the task, or name a source that has it under `repositories:`",
     ),
+    FailureClass.COMMIT_AMBIGUOUS: FailurePolicy(
+        Blame.TASK, Retry.NEXT_RUN, "write more digits of the hash in the task"
+    ),
     FailureClass.REPOSITORY_UNAVAILABLE: FailurePolicy(
         Blame.INFRASTRUCTURE,
         Retry.NEXT_RUN,
@@ -78,6 +87,28 @@ POLICIES: dict[FailureClass, FailurePolicy] = {
     ),
     FailureClass.BASE_NOT_PARENT: FailurePolicy(
         Blame.TASK, Retry.NEXT_RUN, "set base_commit to a parent of human_commit"
+    ),
+    FailureClass.HAS_SUBMODULES: FailurePolicy(
+        Blame.USER,
+        Retry.NEXT_RUN,
+        "set workspace.submodules to fill (their files are fetched) or empty",
+    ),
+    FailureClass.SUBMODULE_UNAVAILABLE: FailurePolicy(
+        Blame.INFRASTRUCTURE,
+        Retry.NEXT_RUN,
+        "name a local copy of the submodule's repository under `repositories:`, or set "
+        "workspace.submodules to empty",
+    ),
+    FailureClass.OTHER_BUILD_INSTALLED: FailurePolicy(
+        Blame.ENVIRONMENT,
+        Retry.NEXT_RUN,
+        "uninstall that package from environment.python, or install the build of base_commit",
+    ),
+    FailureClass.SCRATCH_IN_REPOSITORY: FailurePolicy(
+        Blame.USER, Retry.NEXT_RUN, "set TMPDIR on the node to a folder outside any repository"
+    ),
+    FailureClass.OVERLAY_UNAVAILABLE: FailurePolicy(
+        Blame.USER, Retry.NEXT_RUN, "set workspace.kind to auto or copy"
     ),
     FailureClass.INTERPRETER_MISSING: FailurePolicy(
         Blame.ENVIRONMENT, Retry.NEXT_RUN, "set environment.python to an interpreter on the node"

@@ -35,6 +35,12 @@ class LockedTask(RecordModel):
     """What must still be right, as written."""
     files_sha256: str
     """Hash of the files of workload and check."""
+    target_files: tuple[str, ...] = ()
+    """Where a change belongs."""
+    protected_paths: tuple[str, ...] = ()
+    """What a patch should not change."""
+    submodules: tuple[dict[str, str | None], ...] = ()
+    """Gitlinks of base_commit: path, url and commit."""
     base_tree: str | None
     """Git tree id of the base commit; null when it cannot be resolved."""
     human_tree: str | None
@@ -56,6 +62,8 @@ class LockedAnalysis(RecordModel):
     """Blocks before the number of blocks is fixed."""
     max_blocks: int
     """Most blocks."""
+    enforce: tuple[str, ...] = ()
+    """Which of the tasks' rules quarantine a patch that breaks them."""
 
 
 class LockedAgent(RecordModel):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from isobench_ray.agents import AgentInput
 from isobench_ray.errors import UserError
-from isobench_ray.experiment import AgentSpec, Experiment, Limits
+from isobench_ray.experiment import AgentSpec, Experiment, Limits, PatchPolicy
 from isobench_ray.experiment_file import LoadedExperiment
 from isobench_ray.failure import MAX_EXECUTIONS_PER_RUN, Failure, Retry
 from isobench_ray.repository import Repository, ResolvedTask
@@ -94,6 +94,7 @@ def measure_conditions(
             "sandbox": experiment.sandbox,
             "base_tree": resolved.base_tree,
             "human_commit": task.human_commit,
+            "human_tree": resolved.human_tree if resolved.filled else None,
         }
     )
 
@@ -115,8 +116,13 @@ def solve_identity(
             "visible_files": visible_sha256,
             "sandbox": experiment.sandbox,
             "environment": experiment.environment,
+            "patch": _unless_default(experiment.patch.model_copy(update={"enforce": ()})),
         }
     )
+
+
+def _unless_default(policy: PatchPolicy) -> PatchPolicy | None:
+    return None if policy == PatchPolicy() else policy
 
 
 def admission_plan(planned: PlannedTask) -> SessionPlan | None:

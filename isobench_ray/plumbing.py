@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 NEUTRAL_ENVIRONMENT = {
@@ -26,6 +26,8 @@ _NEUTRAL_OPTIONS = (
     "-c",
     "core.quotePath=true",
     "-c",
+    "gc.auto=0",
+    "-c",
     "safe.directory=*",
 )
 NEUTRAL_ATTRIBUTES = "* -text !eol -ident !filter !working-tree-encoding !diff !merge !crlf\n"
@@ -42,11 +44,12 @@ def git(
     data: bytes | None = None,
     env: dict[str, str] | None = None,
     cwd: Path | None = None,
+    accept: tuple[int, ...] = (0,),
 ) -> bytes:
     """Run git on a git directory and return its output.
 
     Raises:
-        GitError: the exit status is not 0.
+        GitError: the exit status is none of those to accept.
     """
     variables = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     variables |= NEUTRAL_ENVIRONMENT | (env or {})
@@ -60,7 +63,7 @@ def git(
         cwd=cwd,
         check=False,
     )
-    if done.returncode != 0:
+    if done.returncode not in accept:
         words = done.stderr.decode(errors="replace").strip() or f"exit status {done.returncode}"
         raise GitError(words)
     return done.stdout
@@ -96,6 +99,13 @@ def numstat(git_dir: Path, old: str, new: str) -> list[tuple[str, int | None, in
     return rows
 
 
+def objects_of_files(git_dir: Path, files: Sequence[Path]) -> list[str]:
+    """Store files as they are, as blobs; their ids. No path may hold a line break."""
+    names = "".join(f"{file}\n" for file in files).encode()
+    storing = ("hash-object", "-w", "--no-filters", "--stdin-paths")
+    return git(git_dir, *storing, data=names).decode().split()
+
+
 def apply_to_tree(git_dir: Path, base_tree: str, patch: bytes) -> str:
     """The tree after strict application of a diff to a tree: no fuzz, no partial result.
 
@@ -118,6 +128,24 @@ def checkout_tree(git_dir: Path, tree: str, folder: Path) -> None:
         env = {"GIT_INDEX_FILE": f"{temporary}/index", "GIT_WORK_TREE": str(folder)}
         git(git_dir, "read-tree", tree, env=env)
         git(git_dir, "checkout-index", "--all", "--force", env=env, cwd=folder)
+
+
+def read_objects(git_dir: Path, oids: Sequence[str]) -> Iterator[bytes]:
+    """Contents of objects, in order.
+
+    Raises:
+        GitError: one is missing.
+    """
+    output = git(git_dir, "cat-file", "--batch", data="".join(f"{o}\n" for o in oids).encode())
+    at = 0
+    for oid in oids:
+        end = output.index(b"\n", at)
+        words = output[at:end].split()
+        if len(words) != 3:
+            raise GitError(f"{oid} is {words[-1].decode()}")
+        size = int(words[2])
+        yield output[end + 1 : end + 1 + size]
+        at = end + size + 2
 
 
 def list_files(output: bytes) -> Sequence[bytes]:

@@ -5,14 +5,16 @@ Reads task files, patch files and repositories; writes nothing but mirrors in th
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable
 
 from isobench_ray import __version__
 from isobench_ray.agents import AGENTS
 from isobench_ray.errors import FailureRaised, UserError
-from isobench_ray.experiment import AgentSpec
+from isobench_ray.experiment import AgentSpec, WorkspaceSettings
 from isobench_ray.experiment_file import LoadedExperiment
+from isobench_ray.failure import Failure, FailureClass, fail
 from isobench_ray.lock import Lock, LockedAgent, LockedAnalysis, LockedTask
 from isobench_ray.planning import (
     PlannedTask,
@@ -21,8 +23,15 @@ from isobench_ray.planning import (
     measure_conditions,
     solve_identity,
 )
+from isobench_ray.plumbing import GitError
 from isobench_ray.prompt import render_prompt
-from isobench_ray.repository import cache_folder, open_repository
+from isobench_ray.repository import (
+    Repository,
+    ResolvedTask,
+    cache_folder,
+    open_repository,
+    same_repository,
+)
 from isobench_ray.results import Results, Snapshot
 from isobench_ray.schema import sha256_hex, utc_now
 from isobench_ray.task_source import LoadedTask, load_tasks, select
@@ -38,7 +47,10 @@ def resolve_experiment(loaded: LoadedExperiment) -> ResolvedExperiment:
     Raises:
         UserError: bad input of any kind.
     """
-    tasks = {item.task.task_id: _planned_task(loaded, item) for item in load_tasks(loaded)}
+    open_place = open_repositories(loaded)
+    tasks = {
+        item.task.task_id: _planned_task(loaded, item, open_place) for item in load_tasks(loaded)
+    }
     trials: dict[str, PlannedTrial] = {}
     for spec in loaded.experiment.agents:
         place = f"{loaded.path}: agent '{spec.name}': select"
@@ -50,21 +62,70 @@ def resolve_experiment(loaded: LoadedExperiment) -> ResolvedExperiment:
     return ResolvedExperiment(loaded, tasks, trials)
 
 
-def _planned_task(loaded: LoadedExperiment, item: LoadedTask) -> PlannedTask:
+def open_repositories(loaded: LoadedExperiment) -> Callable[[str], Repository]:
+    """Mirrors by URL, from where the experiment says that histories can be had.
+
+    Raises:
+        UserError: (when called) the named place does not exist.
+    """
+    written = loaded.experiment.repositories
+    names = {same_repository(url): url for url in written}
+
+    def open_place(url: str) -> Repository:
+        name = names.get(same_repository(url), url)
+        place = written.get(name)
+        if place is not None and "://" not in place:
+            path = loaded.resolve(place)
+            if not path.exists():
+                raise UserError(f"{loaded.path}: repositories.{name}: there is no {path}")
+            place = str(path)
+        return open_repository(url, place, cache_folder())
+
+    return open_place
+
+
+def _planned_task(
+    loaded: LoadedExperiment, item: LoadedTask, open_place: Callable[[str], Repository]
+) -> PlannedTask:
     experiment, task = loaded.experiment, item.task
-    place = experiment.repositories.get(task.repository)
-    if place is not None and "://" not in place:
-        path = loaded.resolve(place)
-        if not path.exists():
-            raise UserError(f"{loaded.path}: repositories.{task.repository}: there is no {path}")
-        place = str(path)
-    repository = open_repository(task.repository, place, cache_folder())
+    repository = open_place(task.repository)
     try:
         resolved = repository.resolve(task)
+        resolved = _with_submodules(repository, resolved, experiment.workspace, open_place)
     except FailureRaised as error:
         return PlannedTask(task, item.files, repository, None, error.failure, None)
+    except GitError as error:
+        words = f"{task.repository} is damaged: {error}"
+        failure = Failure(failure_class=FailureClass.REPOSITORY_UNAVAILABLE, message=words)
+        return PlannedTask(task, item.files, repository, None, failure, None)
+    hashes = {"base_commit": resolved.base_commit, "human_commit": resolved.human_commit}
+    task = task.model_copy(update=hashes)
     conditions = measure_conditions(task, item.files, resolved, experiment)
     return PlannedTask(task, item.files, repository, resolved, None, conditions)
+
+
+def _with_submodules(
+    repository: Repository,
+    resolved: ResolvedTask,
+    settings: WorkspaceSettings,
+    open_place: Callable[[str], Repository],
+) -> ResolvedTask:
+    """The task with its submodules as the experiment wants them.
+
+    Raises:
+        FailureRaised: has_submodules or submodule_unavailable.
+    """
+    if settings.submodules == "refuse" and resolved.submodules:
+        paths = ", ".join(submodule.path for submodule in resolved.submodules)
+        raise fail(FailureClass.HAS_SUBMODULES, f"base_commit has submodules: {paths}")
+    if settings.submodules != "fill":
+        return resolved
+    trees = resolved.base_tree, resolved.human_tree
+    base, human = (repository.fill_submodules(tree, open_place) for tree in trees)
+    if (base, human) == trees:
+        return resolved
+    diff = repository.diff(base, human)
+    return resolved._replace(base_tree=base, human_tree=human, human_diff=diff, filled=True)
 
 
 def _planned_trials(
@@ -147,6 +208,7 @@ def make_lock(resolved: ResolvedExperiment, old: Lock | None, snapshot: Snapshot
             margin_ratio=experiment.measure.margin_ratio,
             pilot_blocks=experiment.measure.blocks.pilot,
             max_blocks=experiment.measure.blocks.max,
+            enforce=experiment.patch.enforce,
         ),
         experiment=experiment.model_dump(mode="json", by_alias=True, exclude_defaults=True),
         tasks=tuple(tasks[task_id] for task_id in sorted(tasks)),
@@ -168,11 +230,23 @@ def _locked_task(planned: PlannedTask) -> LockedTask:
         workload=task.workload.model_dump(mode="json", exclude_defaults=True),
         check=task.check.model_dump(mode="json", exclude_defaults=True),
         files_sha256=planned.files.sha256,
+        target_files=task.target_files,
+        protected_paths=task.protected_paths,
+        submodules=_locked_submodules(resolved),
         base_tree=resolved.base_tree if resolved else None,
         human_tree=resolved.human_tree if resolved else None,
         human_diff_sha256=sha256_hex(resolved.human_diff) if resolved else None,
         conditions=planned.conditions,
         failure=planned.failure,
+    )
+
+
+def _locked_submodules(resolved: ResolvedTask | None) -> tuple[dict[str, str | None], ...]:
+    """Gitlinks as JSON can hold them: a path need not be UTF-8."""
+    rows = [submodule._asdict() for submodule in resolved.submodules] if resolved else []
+    return tuple(
+        {k: v and os.fsencode(v).decode(errors="backslashreplace") for k, v in row.items()}
+        for row in rows
     )
 
 
@@ -202,7 +276,8 @@ def refuse_other_experiment(
         journal, identity = snapshot.journals.get(trial_id), planned.trial.solve_identity
         if journal is not None and identity not in (None, journal.solve_identity):
             raise UserError(
-                f"{resolved.loaded.path}: {trial_id} is finished under other conditions (its "
-                "prompt, agent, limits, sandbox or environment changed since); rename the agent "
+                f"{resolved.loaded.path}: {trial_id} is finished under other conditions (its base, "
+                "prompt, agent, limits, patch policy, sandbox or environment changed since); "
+                "rename the agent "
                 f"'{planned.trial.agent}', or name another folder with --results"
             )

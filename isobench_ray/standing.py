@@ -13,7 +13,13 @@ from isobench_ray.planning import latest_executions
 from isobench_ray.results import Execution, Snapshot, WorkKey
 from isobench_ray.session import HUMAN, SessionRecord
 from isobench_ray.trial import Trial, TrialRecord
-from isobench_ray.verdict import Verdict, judge_trial, unmeasured_validity
+from isobench_ray.verdict import (
+    PathRules,
+    Verdict,
+    judge_trial,
+    unmeasured_validity,
+    with_path_rules,
+)
 
 
 class TrialState(NamedTuple):
@@ -53,7 +59,8 @@ def verdicts_of(lock: Lock, snapshot: Snapshot) -> list[tuple[Verdict, TrialReco
         task = next((t for t in lock.tasks if t.task_id == journal.task_id), None)
         if task is not None:
             verdicts = _verdicts_of_trial(journal, task, snapshot, admissions)
-            found += [(verdict, journal) for verdict in verdicts]
+            rules = PathRules(task.target_files, task.protected_paths, lock.analysis.enforce)
+            found += [(with_path_rules(v, journal.patch, rules), journal) for v in verdicts]
     return sorted(found, key=lambda pair: (pair[0].trial_id, pair[0].replication))
 
 

@@ -19,6 +19,7 @@ from isobench_ray.verdict import Verdict
 
 TEXT, INT, REAL, BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 TIME = pa.timestamp("us", tz="UTC")
+WORDS = pa.list_(pa.string())
 
 
 class Column(NamedTuple):
@@ -201,6 +202,8 @@ TABLES: dict[str, Table] = {
                 Column("agent_s", REAL, "agent's process", _of("journal.agent_s")),
                 Column("workspace_s", REAL, "making the workspace", _of("journal.workspace_s")),
                 Column("extract_s", REAL, "taking the patch", _of("journal.extract_s")),
+                Column("workspace_kind", TEXT, "copy or overlay", _of("journal.workspace_kind")),
+                Column("excluded", WORDS, "left out of the patch", _of("journal.excluded")),
                 Column("sandbox", TEXT, "mechanism", _of("journal.sandbox.mechanism")),
                 Column("hostname", TEXT, "node", _of("journal.worker.hostname")),
                 Column("started_at", TIME, "start", _of("journal.started_at")),
@@ -299,6 +302,7 @@ TABLES: dict[str, Table] = {
                     ("ratio_to_human", REAL, "speed relative to the human's"),
                     ("ratio_to_human_low", REAL, "lower 95 % end"),
                     ("ratio_to_human_high", REAL, "upper 95 % end"),
+                    ("violations", WORDS, "changes against the task's rules"),
                     ("legacy_isobench", TEXT, "ISO-Bench's own rule, for comparison"),
                 ),
                 Column("record_sha256", TEXT, "of the journal", lambda s: _record_hash(s.journal)),

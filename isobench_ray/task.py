@@ -11,9 +11,15 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt, StringConstraints, model_validator
 
 from isobench_ray.experiment import NAME_PATTERN
+from isobench_ray.path_rules import PathRule
 from isobench_ray.schema import UserModel, canonical_json, sha256_hex
 
-CommitHash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
+PARENT = "parent"
+"""For `base_commit`: the one parent of `human_commit`."""
+
+
+CommitHash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{7,40}$")]
+BaseCommit = Annotated[str, StringConstraints(pattern=rf"^({PARENT}|[0-9a-f]{{7,40}})$")]
 
 LATER_WORKLOAD_KINDS = ("vllm-serve", "vllm-throughput", "vllm-latency", "sglang-serve")
 
@@ -88,16 +94,22 @@ class Task(UserModel):
     """Its name; distinct within an experiment."""
     repository: str = Field(min_length=1)
     """URL of the repository; the name of its history, wherever that is fetched from."""
-    base_commit: CommitHash
-    """The commit that the agent starts from: a parent of `human_commit`."""
+    base_commit: BaseCommit = PARENT
+    """The commit that the agent starts from: a parent of `human_commit`. A full hash, the
+    beginning of one, or `parent`: the one parent. Lock and records hold full hashes."""
     human_commit: CommitHash
-    """The commit whose gain is the yardstick."""
+    """The commit whose gain is the yardstick: a full hash, or the beginning of one."""
     instruction: str = Field(min_length=1)
     """What the agent is told: the bottleneck, not the fix."""
     workload: Workload
     """What is timed."""
     check: Check
     """What must still be right."""
+    target_files: tuple[PathRule, ...] = ()
+    """Where a change belongs, in .gitignore's syntax; empty: anywhere. A verdict names what a
+    patch changes besides; the experiment's `patch.enforce` says whether that quarantines it."""
+    protected_paths: tuple[PathRule, ...] = ()
+    """What a patch should not change, in .gitignore's syntax; named and enforced likewise."""
     tags: tuple[str, ...] = ()
     """Free words for selection; part of no identity."""
 

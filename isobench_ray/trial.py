@@ -80,8 +80,6 @@ class Patch(RecordModel):
     """Added lines; null when unknown."""
     lines_removed: int | None = None
     """Removed lines; null when unknown."""
-    excluded: tuple[str, ...] = ()
-    """Paths in the workspace that were left out, with the reason after a colon."""
 
 
 class SandboxFacts(RecordModel):
@@ -249,6 +247,10 @@ class TrialRecord(RecordModel):
     """How the agent was contained."""
     worker: WorkerFacts
     """Where it ran."""
+    excluded: tuple[str, ...] = ()
+    """What was left out of the workspace's changes: `path: reason`, or `folder/ (N files): …`."""
+    workspace_kind: str | None = None
+    """How the workspace was made: copy or overlay; null for a prepared agent."""
     concurrency: int | None = None
     """Agents that ran on the cluster when this one started; null when unknown."""
     started_at: datetime

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
+from typing import NamedTuple
 
+from isobench_ray.path_rules import matching
 from isobench_ray.schema import RecordModel
 from isobench_ray.session import HUMAN, ArmResult, Scoreable, SessionRecord
 from isobench_ray.statistics import Contrast
@@ -91,6 +93,8 @@ class Verdict(RecordModel):
     """Lower end of its 95 % interval."""
     ratio_to_human_high: float | None = None
     """Upper end of its 95 % interval."""
+    violations: tuple[str, ...] = ()
+    """What the patch changes against the task's rules, such as `outside target_files: a.md`."""
     legacy_isobench: str | None = None
     """ISO-Bench's own rule (one comparison of means with the human's, 5 % band), for comparison."""
 
@@ -124,6 +128,36 @@ def judge_scoreable(human_vs_base: Contrast, margin_ratio: float) -> Scoreable:
     if human_vs_base.low > math.log1p(margin_ratio):
         return Scoreable.HEADLINE
     return Scoreable.SECONDARY if human_vs_base.low > 0 else Scoreable.NOT_SCOREABLE
+
+
+class PathRules(NamedTuple):
+    """What the patches of a task may change, in .gitignore's syntax."""
+
+    target_files: tuple[str, ...]
+    """Where a change belongs; empty: anywhere."""
+    protected_paths: tuple[str, ...]
+    """What should stay as it is."""
+    enforce: tuple[str, ...]
+    """Which of the two quarantine a patch that breaks them."""
+
+
+def with_path_rules(verdict: Verdict, patch: Patch | None, rules: PathRules) -> Verdict:
+    """The verdict with the paths that break a rule; quarantined where that is enforced."""
+    files = set(patch.files) if patch is not None else set()
+    broken = {
+        "target_files": files - matching(rules.target_files, files) if rules.target_files else (),
+        "protected_paths": matching(rules.protected_paths, files),
+    }
+    words = {"target_files": "outside target_files", "protected_paths": "in protected_paths"}
+    violations = tuple(
+        f"{words[k]}: {path}" for k, paths in broken.items() for path in sorted(paths)
+    )
+    enforced = [name for name, paths in broken.items() if paths and name in rules.enforce]
+    update: dict[str, object] = {"violations": violations}
+    if enforced and verdict.validity is Validity.OK:
+        reason = next(v for v in violations if v.startswith(words[enforced[0]]))
+        update |= {"validity": Validity.QUARANTINED, "passed": False, "reason": reason}
+    return verdict.model_copy(update=update)
 
 
 def legacy_isobench(arm: ArmResult, human: ArmResult, better: str) -> str | None:

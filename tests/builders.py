@@ -122,7 +122,8 @@ def _planned_task(task: Task, exp: Experiment, files: bytes, blocked: bool) -> P
     if blocked:
         failure = Failure(failure_class=FailureClass.COMMIT_UNKNOWN, message="no such commit")
         return PlannedTask(task, bundle, repository, None, failure, None)
-    resolved = ResolvedTask(base_tree(task.task_id), human_tree(task.task_id), b"human's diff\n")
+    trees = base_tree(task.task_id), human_tree(task.task_id)
+    resolved = ResolvedTask(task.base_commit, task.human_commit, *trees, b"human's diff\n")
     conditions = measure_conditions(task, bundle, resolved, exp)
     return PlannedTask(task, bundle, repository, resolved, None, conditions)
 

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from isobench_ray.base import Base
 from isobench_ray.errors import FailureRaised
 from isobench_ray.experiment import EnvironmentSpec, Limits, SandboxPolicy
-from isobench_ray.repository import Base, Repository, ResolvedTask, open_repository
+from isobench_ray.repository import Repository, ResolvedTask, open_repository
 from isobench_ray.sandbox import bubblewrap_version
 from isobench_ray.stages.node import Node, open_node
 from isobench_ray.task import Task

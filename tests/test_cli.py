@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures_git import require_bubblewrap
+
 HEAVY = ("ray", "numpy", "scipy", "pyarrow", "boto3", "git", "duckdb")
 
 
@@ -298,3 +300,34 @@ def _end(process) -> None:
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+# audit-workspace
+
+
+def test_the_audit_prints_each_way_and_finds_none_open(cli, tiny):
+    require_bubblewrap()
+    done = cli("audit-workspace", tiny.write(), "sum")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "sum: no way open (17 tried; bubblewrap," in done.stdout
+    assert "replaying the human's diff gives the human's tree" in done.stdout
+    assert done.stdout.count("  closed  ") == 17
+    assert done.stdout.endswith("1 tasks audited, 1 without a finding, 0 open ways\n")
+
+
+def test_the_audit_ends_with_1_and_names_what_is_open_without_a_sandbox(cli, tiny):
+    experiment = tiny.write([tiny.task(task_id="one"), tiny.task(task_id="two")])
+    done = cli("audit-workspace", experiment, "t*", "--set", "sandbox.kind=none", "--format=json")
+    assert done.returncode == 1, done.stderr
+    (report,) = json.loads(done.stdout)
+    found = {way["way"]: way["found"] for way in report["ways"] if way["found"]}
+    assert report["task_id"] == "two"
+    assert report["human_tree"] == report["replayed_tree"]
+    assert str(tiny.folder / "tiny" / ".git") in found["other repositories"]
+    assert "human objects" not in found
+
+
+def test_the_audit_refuses_a_task_that_is_not_there(cli, tiny):
+    done = cli("audit-workspace", tiny.write(), "summ")
+    assert done.returncode == 2
+    assert "no task 'summ'; did you mean 'sum'?" in done.stderr

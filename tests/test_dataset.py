@@ -23,6 +23,7 @@ from isobench_ray.schema import sha256_hex
 from isobench_ray.trial import Trial
 from tests.builders import (
     Scenario,
+    admission,
     hex_id,
     human_tree,
     journal,
@@ -34,6 +35,7 @@ from tests.builders import (
     sessions_of,
     snapshot,
     stored,
+    task_row,
 )
 
 SCHEMAS = {
@@ -82,6 +84,8 @@ SCHEMAS = {
     ("trials", "agent_s", "double"),
     ("trials", "workspace_s", "double"),
     ("trials", "extract_s", "double"),
+    ("trials", "workspace_kind", "string"),
+    ("trials", "excluded", "list<item: string>"),
     ("trials", "sandbox", "string"),
     ("trials", "hostname", "string"),
     ("trials", "started_at", "timestamp[us, tz=UTC]"),
@@ -164,6 +168,7 @@ SCHEMAS = {
     ("verdicts", "ratio_to_human", "double"),
     ("verdicts", "ratio_to_human_low", "double"),
     ("verdicts", "ratio_to_human_high", "double"),
+    ("verdicts", "violations", "list<item: string>"),
     ("verdicts", "legacy_isobench", "string"),
     ("verdicts", "record_sha256", "string"),
     ("admissions", "admission_id", "string"),
@@ -274,6 +279,21 @@ def test_rows_of_trials(whole):
     blocked = rows["t3/nop/attempt-1"]
     assert (blocked["failure_class"], blocked["executions"]) == ("commit_unknown", 0)
     assert blocked["solve_identity"] is None
+
+
+def test_how_the_workspace_was_made_and_what_was_left_out_are_columns(tmp_path):
+    resolved = resolved_experiment(agents=scripted("a", "b"))
+    left = ("debug.log: ignored by .gitignore:1 (*.log)", "core: 40.0 MB, more than 20 MB")
+    records = [
+        journal("t1/a/attempt-1", workspace_kind="overlay", excluded=left),
+        journal("t1/b/attempt-1", None),
+    ]
+    results = stored(tmp_path, resolved, snapshot(records))
+    rows = _by(all_rows(results, lock(resolved), snapshot(records))["trials"], "agent")
+    assert (rows["a"]["workspace_kind"], rows["a"]["excluded"]) == ("overlay", left)
+    assert (rows["b"]["workspace_kind"], rows["b"]["excluded"]) == (None, ())
+    rebuild(results, lock(resolved), snapshot(records), 1)
+    assert _by(read_table(results, "trials").to_pylist(), "agent")["a"]["excluded"] == list(left)
 
 
 def test_rows_of_tasks(whole):
@@ -475,3 +495,42 @@ def test_a_state_for_each_trial_that_was_ever_planned(whole):
     states = trial_states(whole.lock, whole.snapshot)
     assert [s.trial.trial_id for s in states] == sorted(whole.resolved.trials)
     assert all(s.failure is None for s in states if s.journal is not None)
+
+
+def test_rules_on_paths_hold_for_every_verdict_and_quarantine_where_they_are_enforced(tmp_path):
+    ruled = task_row(target_files=["*.py"], protected_paths=["tests/"])
+    changed = {"a": ("engine.py",), "b": ("engine.py", "NOTES.md"), "c": ("tests/test_engine.py",)}
+    done = [
+        journal(f"t1/{name}/attempt-1", patch(hex_id(name), files=files))
+        for name, files in changed.items()
+    ]
+    gains = {f"tree-{hex_id(name)[:12]}": math.log(3) for name in changed}
+    said = {}
+    for enforce in ((), ("target_files",), ("protected_paths", "target_files")):
+        resolved = resolved_experiment(
+            ruled, agents=scripted(*changed), patch={"enforce": list(enforce)}
+        )
+        planned = resolved.tasks["t1"]
+        twice = [s for n in (1, 5) for s in sessions_of(planned, done, gains=gains, minute=n)]
+        what = snapshot(done, twice, [admission(planned)])
+        pairs = verdicts_of(lock(resolved), what)
+        assert [v.replication for v, _ in pairs] == [0, 1] * 3
+        first, second = ([v for v, _ in pairs if v.replication == n] for n in (0, 1))
+        said[enforce] = [str(v.validity) for v in first]
+        assert [str(v.validity) for v in second] == said[enforce]
+        assert [v.passed for v in first] == [v.validity == "ok" for v in first]
+        assert [v.violations for v in first] == [
+            (),
+            ("outside target_files: NOTES.md",),
+            ("in protected_paths: tests/test_engine.py",),
+        ]
+    assert said == {
+        (): ["ok", "ok", "ok"],
+        ("target_files",): ["ok", "quarantined", "ok"],
+        ("protected_paths", "target_files"): ["ok", "quarantined", "quarantined"],
+    }
+    results = stored(tmp_path, resolved, what)
+    rebuild(results, lock(resolved), what, 1)
+    rows = _by(read_table(results, "verdicts").to_pylist(), "agent", "replication")
+    assert rows["b", 1]["violations"] == ["outside target_files: NOTES.md"]
+    assert rows["a", 0]["violations"] == []

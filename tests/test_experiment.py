@@ -128,6 +128,47 @@ BAD = [
         "'gateway-only' is not in this release",
         id="gateway",
     ),
+    pytest.param(
+        "workspace: {kind: btrfs}\n",
+        6,
+        "workspace.kind",
+        "'auto', 'copy' or 'overlay' (got 'btrfs')",
+        id="kind of workspace",
+    ),
+    pytest.param(
+        "workspace:\n  submodules: ignore\n",
+        7,
+        "workspace.submodules",
+        "'empty', 'fill' or 'refuse' (got 'ignore')",
+        id="policy for submodules",
+    ),
+    pytest.param(
+        "workspace: {submodule: fill}\n",
+        6,
+        "workspace.submodule",
+        "did you mean 'submodules'?",
+        id="typo in workspace",
+    ),
+    pytest.param(
+        "patch:\n  enforce: [protected_paths, target_file]\n",
+        7,
+        "patch.enforce.1",
+        "'target_files' or 'protected_paths' (got 'target_file')",
+        id="rule to enforce",
+    ),
+    pytest.param(
+        "patch: {enforce: target_files}\n", 6, "patch.enforce", "'target_files'", id="no list"
+    ),
+    pytest.param("patch: {exclude: x}\n", 6, "patch.exclude", "got 'x'", id="no list of patterns"),
+    pytest.param(
+        "patch: {exlude: [x]}\n", 6, "patch.exlude", "did you mean 'exclude'?", id="typo in patch"
+    ),
+    pytest.param(
+        "patch: {max_file_mb: 0}\n", 6, "patch.max_file_mb", "greater than 0", id="no megabyte"
+    ),
+    pytest.param(
+        "patch: {max_total_mb: .inf}\n", 6, "patch.max_total_mb", "finite", id="endless megabytes"
+    ),
 ]
 
 

@@ -33,15 +33,16 @@ def test_no_placeholder_is_left():
     assert "@@" not in README
 
 
-def test_the_experiment_is_valid(tmp_path):
-    (block,) = blocks("yaml")
-    (tmp_path / "experiment.yaml").write_text(block)
-    assert load_experiment(tmp_path / "experiment.yaml").experiment.name == "my-experiment"
+def test_the_experiment_is_valid_with_the_settings_that_follow(tmp_path):
+    experiment, settings = blocks("yaml")
+    (tmp_path / "experiment.yaml").write_text(experiment + settings)
+    loaded = load_experiment(tmp_path / "experiment.yaml").experiment
+    assert (loaded.name, loaded.patch.max_file_mb) == ("my-experiment", 20)
 
 
-def test_the_task_is_valid_once_it_has_real_hashes():
+def test_the_task_is_valid_once_it_has_a_real_hash():
     (block,) = blocks("json")
-    assert Task.model_validate(json.loads(block.replace("<40 hex digits>", "a" * 40)))
+    assert Task.model_validate(json.loads(block.replace("<hash>", "a" * 40)))
 
 
 def test_the_python_example_prints_the_counts(tmp_path, capsys):
@@ -90,7 +91,9 @@ def test_the_example_agent_leaves_its_patch(tmp_path):
     assert record.patch.files == ("SHOUT",)
 
 
-@pytest.mark.parametrize("name", ["make demo", "make test", "make bench", "make calibrate"])
+@pytest.mark.parametrize(
+    "name", ["make demo", "make test", "make bench", "make calibrate", "make audit-history"]
+)
 def test_every_make_target_that_is_named_exists(name):
     makefile = (Path(__file__).parents[1] / "Makefile").read_text()
     assert re.search(rf"^{name.split()[1]}:", makefile, re.MULTILINE)

@@ -24,7 +24,7 @@ from isobench_ray.experiment import (
     Resources,
 )
 from isobench_ray.lock import Lock
-from isobench_ray.planning import admission_plan
+from isobench_ray.planning import admission_plan, measure_conditions
 from isobench_ray.reporting.content import Report
 from isobench_ray.schema import (
     RECORD_SCHEMA_VERSION,
@@ -37,6 +37,7 @@ from isobench_ray.session import ArmPlan, SessionRecord, session_plan
 from isobench_ray.trial import ExecutionClaim, ExecutionEnd, TrialRecord
 from tests.builders import (
     base_tree,
+    experiment,
     hex_id,
     human_tree,
     journal,
@@ -173,6 +174,12 @@ def _conditions(row: dict[str, Any] | None = None, **changes: Any) -> str | None
     return resolved_experiment(row or task_row(), **changes).tasks["t1"].conditions
 
 
+POLICIES: tuple[dict[str, Any], ...] = (
+    {"exclude": ["*.log"]},
+    {"include": ["*.json"]},
+    {"max_file_mb": 1},
+    {"max_total_mb": 100},
+)
 HIGHER = {"x": {"better": "higher", "primary": True}}
 
 
@@ -217,6 +224,13 @@ def test_golden_measure_conditions_and_session_ids():
         pytest.param({"row": task_row(workload=_workload(kind="command"))}, id="kind as it is"),
         pytest.param({"row": task_row(workload=_workload(passes=9))}, id="passes as they are"),
         pytest.param({"row": task_row(workload=_workload(files="moved/"))}, id="place of files"),
+        pytest.param({"row": task_row(target_files=["*.py"])}, id="target files"),
+        pytest.param({"row": task_row(protected_paths=["tests/"])}, id="protected paths"),
+        pytest.param({"workspace": {"kind": "copy"}}, id="copy"),
+        pytest.param({"workspace": {"kind": "overlay"}}, id="overlay"),
+        pytest.param({"workspace": {"submodules": "fill"}}, id="submodules, where there are none"),
+        pytest.param({"patch": {"enforce": ["target_files"]}}, id="enforced rules"),
+        pytest.param({"patch": {"max_file_mb": 20, "exclude": []}}, id="patch as it is"),
     ],
 )
 def test_what_changes_neither_identity(changes):
@@ -233,6 +247,7 @@ def test_what_changes_neither_identity(changes):
         pytest.param({"environment": {"python": "/usr/bin/python3"}}, id="environment"),
         pytest.param({"agents": [{"name": "nop", "kind": "oracle"}]}, id="kind of agent"),
         pytest.param({"agents": scripted("nop")}, id="steps"),
+        *(pytest.param({"patch": policy}, id=f"patch.{next(iter(policy))}") for policy in POLICIES),
     ],
 )
 def test_what_changes_a_solve_identity(changes):
@@ -242,6 +257,22 @@ def test_what_changes_a_solve_identity(changes):
 def test_a_changed_step_of_a_script_changes_its_solve_identity():
     other = [scripted("fast")[0] | {"steps": [{"run": "echo fast "}]}]
     assert _solve(agent="fast", agents=other) != GOLDEN_SCRIPTED
+
+
+def test_every_policy_of_patches_is_an_identity_of_its_own_whatever_is_enforced():
+    enforced = [policy | {"enforce": ["target_files"]} for policy in POLICIES]
+    assert [_solve(patch=p) for p in POLICIES] == [_solve(patch=p) for p in enforced]
+    assert len({_solve(patch=policy) for policy in POLICIES}) == len(POLICIES)
+
+
+def test_trees_with_filled_submodules_are_measured_for_themselves():
+    exp = experiment()
+    planned = resolved_experiment().tasks["t1"]
+    own = planned.resolved
+    filled = own._replace(human_tree=hex_id("with files in place of a gitlink"), filled=True)
+    found = [measure_conditions(planned.task, planned.files, r, exp) for r in (own, filled)]
+    assert found[0] == GOLDEN_CONDITIONS
+    assert found[1] not in (None, GOLDEN_CONDITIONS)
 
 
 def test_a_new_name_for_the_same_agent_is_the_same_solve_identity():
@@ -272,6 +303,7 @@ def test_what_changes_the_measuring_conditions(changes):
         pytest.param({"row": task_row(instruction="It is very slow.")}, id="prompt"),
         pytest.param({"limits": {"agent_wall_s": 60}}, id="agent's time limit"),
         pytest.param({"agents": scripted("nop")}, id="agents"),
+        *(pytest.param({"patch": policy}, id=f"patch.{next(iter(policy))}") for policy in POLICIES),
     ],
 )
 def test_what_concerns_agents_alone_does_not_change_the_measuring_conditions(changes):

@@ -107,10 +107,40 @@ def test_a_malformed_hash_names_file_line_task_and_field(tmp_path):
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("commit", ["", "HEAD", "A" * 40, "a" * 39, "a" * 41, "a" * 40 + "\n"])
-def test_a_commit_is_40_small_hexadecimal_digits(tmp_path, commit):
-    message = _message(tmp_path, _write_jsonl(tmp_path, [task_row("x", human_commit=commit)]))
+@pytest.mark.parametrize("field", ["base_commit", "human_commit"])
+@pytest.mark.parametrize(
+    "commit",
+    ["", "HEAD", "Parent", "A" * 40, "a" * 6, "a" * 41, "a" * 40 + "\n", "parent\n", 1234567],
+)
+def test_a_commit_is_7_to_40_small_hexadecimal_digits(tmp_path, commit, field):
+    message = _message(tmp_path, _write_jsonl(tmp_path, [task_row("x", **{field: commit})]))
+    assert f"(x): {field}: " in message
+
+
+@pytest.mark.parametrize("digits", [7, 39, 40])
+def test_a_hash_may_be_cut_off(tmp_path, digits):
+    row = task_row("x", base_commit="a" * digits, human_commit="b" * digits)
+    (found,) = _load(tmp_path, [row])
+    assert (found.task.base_commit, found.task.human_commit) == ("a" * digits, "b" * digits)
+
+
+def test_the_base_is_the_parent_unless_something_else_is_written(tmp_path):
+    row = task_row("x")
+    del row["base_commit"]
+    (found,) = _load(tmp_path, [row])
+    assert found.task.base_commit == "parent"
+    message = _message(tmp_path, _write_jsonl(tmp_path, [task_row("x", human_commit="parent")]))
     assert "(x): human_commit: " in message
+
+
+@pytest.mark.parametrize("field", ["target_files", "protected_paths"])
+@pytest.mark.parametrize("rule", ["!", "a\\", "[z-a]"])
+def test_a_rule_that_gitignore_would_not_take_is_refused(tmp_path, rule, field):
+    row = task_row("x", **{field: ["*.py", rule]})
+    message = _message(tmp_path, _write_jsonl(tmp_path, [row]))
+    assert f"(x): {field}.1: no pattern in .gitignore's syntax: " in message
+    (found,) = _load(tmp_path, [task_row("x", **{field: ["*.py", "!docs/", "# why"]})])
+    assert getattr(found.task, field) == ("*.py", "!docs/", "# why")
 
 
 def test_a_typo_in_a_task_suggests_the_near_key(tmp_path):

@@ -13,6 +13,7 @@ from isobench_ray.session import HUMAN, ArmResult, Scoreable, SessionPlan, Sessi
 from isobench_ray.statistics import Contrast
 from isobench_ray.trial import Patch
 from isobench_ray.verdict import (
+    PathRules,
     Validity,
     Verdict,
     VsBase,
@@ -23,6 +24,7 @@ from isobench_ray.verdict import (
     judge_vs_human,
     legacy_isobench,
     unmeasured_validity,
+    with_path_rules,
 )
 from tests.builders import (
     MARGIN,
@@ -272,6 +274,106 @@ def test_a_task_that_is_not_scoreable_still_shows_what_was_measured():
 def test_a_replication_carries_its_number():
     session = _session(arm_result("tree-x", TREE, LN2))
     assert _judge(patch(TREE), session, replication=2).replication == 2
+
+
+# What a patch may change
+
+
+def _ruled(
+    changed: tuple[str, ...], target: tuple[str, ...] = (), protected: tuple[str, ...] = (),
+    enforce: tuple[str, ...] = (), **changes: Any,
+) -> Verdict:  # fmt: skip
+    """The verdict on a patch as good as the human's that changes these paths."""
+    yielded = patch(TREE, files=changed)
+    verdict = _judge(yielded, _session(arm_result("tree-x", TREE, LN2, **changes)))
+    return with_path_rules(verdict, yielded, PathRules(target, protected, enforce))
+
+
+@pytest.mark.parametrize(
+    ("target", "protected", "violations"),
+    [
+        ((), (), ()),
+        (("src/",), (), ("outside target_files: README.md", "outside target_files: tests/a.py")),
+        (("*.py",), (), ("outside target_files: README.md",)),
+        (("/a.py", "/tests", "README.md"), (), ("outside target_files: src/a.py",)),
+        (("*", "!tests/**"), (), ("outside target_files: tests/a.py",)),
+        (("*.md", "src/", "tests/", "!src/a.py"), (), ("outside target_files: src/a.py",)),
+        (("# a.py", "*.md", "src"), (), ("outside target_files: tests/a.py",)),
+        ((), ("tests/",), ("in protected_paths: tests/a.py",)),
+        ((), ("a.py", "!src/a.py"), ("in protected_paths: tests/a.py",)),
+        ((), ("**/a.py",), ("in protected_paths: src/a.py", "in protected_paths: tests/a.py")),
+        (
+            ("src/**",),
+            ("*.md", "src/b.py"),
+            (
+                "outside target_files: README.md",
+                "outside target_files: tests/a.py",
+                "in protected_paths: README.md",
+            ),
+        ),
+    ],
+)  # fmt: skip
+def test_what_breaks_a_rule_is_listed_and_changes_nothing_else(target, protected, violations):
+    changed = ("tests/a.py", "src/a.py", "README.md")
+    verdict = _ruled(changed, target, protected)
+    assert verdict.violations == violations
+    assert verdict == _ruled(changed).model_copy(update={"violations": violations})
+    assert (verdict.validity, verdict.passed) == (Validity.OK, True)
+
+
+@pytest.mark.parametrize(
+    ("enforce", "reason"),
+    [
+        ((), None),
+        (("target_files",), "outside target_files: b.md"),
+        (("protected_paths",), "in protected_paths: c.py"),
+        (("protected_paths", "target_files"), "outside target_files: b.md"),
+    ],
+)
+def test_a_rule_that_is_enforced_quarantines_the_patch_that_breaks_it(enforce, reason):
+    verdict = _ruled(("a.py", "b.md", "c.py"), ("*.py",), ("c.py",), enforce)
+    quarantined = reason is not None
+    assert verdict.validity is (Validity.QUARANTINED if quarantined else Validity.OK)
+    assert (verdict.passed, verdict.reason) == (not quarantined, reason)
+    assert verdict.violations == ("outside target_files: b.md", "in protected_paths: c.py")
+    assert (verdict.vs_base, verdict.vs_human) == ("faster", "matches")  # shown all the same
+
+
+def test_an_enforced_rule_that_nothing_breaks_quarantines_nothing():
+    both = ("target_files", "protected_paths")
+    assert _ruled(("a.py",), ("*.py",), ("tests/",), both).passed
+    assert _ruled(("a.py",), enforce=both).passed
+    other = _ruled(("a.py",), ("*.md",), (), ("protected_paths",))
+    assert (other.passed, other.violations) == (True, ("outside target_files: a.py",))
+
+
+def test_quarantine_gives_way_to_every_validity_before_it():
+    rules = PathRules(("*.md",), ("*.py",), ("target_files", "protected_paths"))
+    yielded = patch(TREE, files=("a.py",))
+    broken = ("outside target_files: a.py", "in protected_paths: a.py")
+    arm = arm_result("tree-x", TREE, LN2)
+    incorrect = arm_result("tree-x", TREE, correct=False, incorrect_reason="wrong answer")
+    none, stale = patch(base_tree(), files=()), patch(None, files=())
+    cases = [
+        (_judge(yielded), yielded, Validity.NOT_MEASURED, broken),
+        (_judge(yielded, _session(arm), None), yielded, Validity.NOT_MEASURED, broken),
+        (_judge(yielded, _session(incorrect)), yielded, Validity.INCORRECT, broken),
+        (
+            _judge(yielded, _session(arm), Scoreable.NOT_SCOREABLE),
+            yielded,
+            Validity.NOT_SCOREABLE,
+            broken,
+        ),
+        (_judge(None), None, Validity.NO_PATCH, ()),
+        (_judge(none), none, Validity.NO_PATCH, ()),
+        (_judge(stale), stale, Validity.DOES_NOT_APPLY, ()),
+        (_judge(yielded, _session(arm)), yielded, Validity.QUARANTINED, broken),  # the control
+    ]
+    for verdict, own, validity, violations in cases:
+        ruled = with_path_rules(verdict, own, rules)
+        assert (ruled.validity, ruled.violations) == (validity, violations)
+        if validity is not Validity.QUARANTINED:
+            assert ruled == verdict.model_copy(update={"violations": violations})
 
 
 # ISO-Bench's own rule

@@ -1,23 +1,23 @@
-"""The Workspace: exactly the base, no way to the human's commit, and the patch that was made."""
+"""The Workspace: exactly the base, no way to the human's commit, a git that works, and its end."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from isobench_ray.workspace import (
-    Extraction,
-    Workspace,
-    describe_patch,
-    open_harness,
-    open_workspace,
-)
+from isobench_ray.errors import FailureRaised
+from isobench_ray.experiment import PatchPolicy
+from isobench_ray.extraction import extract
+from isobench_ray.failure import FailureClass
+from isobench_ray.workspace import layer_of, open_harness, open_workspace, remove_tree
 from tests.fixtures_git import (
     Baked,
     Files,
@@ -29,6 +29,7 @@ from tests.fixtures_git import (
     tree_of,
     write_all,
 )
+from tests.fixtures_workspace import agent_git, both_kinds, require_kind
 
 BASE: Files = {
     "a.py": "".join(f"line {n}\n" for n in range(20)),
@@ -43,17 +44,30 @@ BASE: Files = {
 HUMAN: Files = {"a.py": "the human's idea\n"}
 
 
-def prepare(tmp_path: Path, base: Files = BASE) -> tuple[History, Baked, Path]:
-    history = make_history(tmp_path / "origin", base, HUMAN)
-    baked = bake(history, tmp_path / "cache")
-    return history, baked, open_harness(baked.base, tmp_path / "harness.git")
+class Scene(NamedTuple):
+    history: History
+    baked: Baked
+    room: Path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> tuple[History, Baked]:
+    folder = tmp_path_factory.mktemp("workspace")
+    history = make_history(folder / "origin", BASE, HUMAN)
+    return history, bake(history, folder / "cache")
+
+
+@pytest.fixture
+def scene(made, tmp_path) -> Scene:
+    (tmp_path / "room").mkdir()
+    return Scene(*made, tmp_path / "room")
 
 
 @contextlib.contextmanager
-def opened(tmp_path: Path, base: Files = BASE) -> Iterator[tuple[History, Workspace]]:
-    history, baked, harness = prepare(tmp_path, base)
-    with open_workspace(baked.base, tmp_path / "workspace", harness) as workspace:
-        yield history, workspace
+def opened(scene: Scene, kind: str) -> Iterator[Path]:
+    require_kind(kind, scene.room)
+    with open_workspace(scene.baked.base, scene.room, kind) as workspace:
+        yield workspace
 
 
 def objects(folder: Path) -> set[str]:
@@ -62,64 +76,57 @@ def objects(folder: Path) -> set[str]:
     return set(listing.split())
 
 
-def by_plain_git(tmp_path: Path, history: History, change: Callable[[Path], object]) -> str:
-    """The tree that plain git makes of a change to the base."""
-    plain = tmp_path / "plainly"
-    run_git(tmp_path, "clone", "--quiet", str(history.folder), str(plain))
-    run_git(plain, "checkout", "--quiet", history.base)
-    change(plain)
-    run_git(plain, "add", "--all")
-    return run_git(plain, "write-tree")
-
-
 # What the agent gets
 
 
-def test_the_workspace_holds_the_bases_files_and_git_calls_it_clean(tmp_path):
-    with opened(tmp_path) as (history, workspace):
-        assert tree_of(workspace.folder) == tree_of(history.folder, history.base)
-        assert run_git(workspace.folder, "status", "--porcelain", "--ignored") == ""
+@both_kinds
+def test_the_workspace_holds_the_bases_files_and_git_calls_it_clean(scene, kind):
+    with opened(scene, kind) as workspace:
+        assert agent_git(workspace, "status", "--porcelain", "--ignored") == b""
+        assert tree_of(workspace) == tree_of(scene.history.folder, scene.history.base)
         for name, content in BASE.items():
             expected = content.encode() if isinstance(content, str) else content
-            assert (workspace.folder / name).read_bytes() == expected
-        assert run_git(workspace.folder, "rev-list", "--all", "--count") == "1"
-        assert run_git(workspace.folder, "branch", "--show-current") == "main"
+            assert (workspace / name).read_bytes() == expected
+        assert run_git(workspace, "rev-list", "--all", "--count") == "1"
+        assert run_git(workspace, "branch", "--show-current") == "main"
+        assert run_git(workspace, "fsck", "--full", "--strict") == ""
 
 
-def test_its_objects_are_the_bases_tree_and_one_commit_and_nothing_else(tmp_path):
-    with opened(tmp_path) as (history, workspace):
-        tree = tree_of(history.folder, history.base)
-        listed = run_git(history.folder, "ls-tree", "-r", "-t", "--format=%(objectname)", tree)
-        expected = {tree, workspace.base.commit, *listed.split()}
-        assert objects(workspace.folder) == expected
-        assert not (workspace.folder / ".git" / "objects" / "info" / "alternates").exists()
-        clone = tmp_path / "clone"  # positive control: a plain clone has the human's commit
-        run_git(tmp_path, "clone", "--quiet", str(history.folder), str(clone))
-        assert history.human in objects(clone)
+@both_kinds
+def test_its_objects_are_the_bases_tree_and_one_commit_and_nothing_else(scene, kind):
+    tree = tree_of(scene.history.folder, scene.history.base)
+    listed = run_git(scene.history.folder, "ls-tree", "-r", "-t", "--format=%(objectname)", tree)
+    with opened(scene, kind) as workspace:
+        found = objects(workspace)
+        assert found == {tree, scene.baked.base.commit, *listed.split()}
+        assert scene.history.base not in found  # nor the base's own message and parents
+        assert not (workspace / ".git" / "objects" / "info" / "alternates").exists()
+    clone = scene.room / "clone"  # positive control: a plain clone has the human's commit
+    run_git(scene.room, "clone", "--quiet", str(scene.history.folder), str(clone))
+    assert scene.history.human in objects(clone)
 
 
-def test_the_humans_commit_its_blobs_and_the_place_it_came_from_are_absent(tmp_path):
-    with opened(tmp_path) as (history, workspace):
-        blob = run_git(history.folder, "rev-parse", f"{history.human}:a.py")
-        found = objects(workspace.folder)
-        assert not found & {history.human, blob, tree_of(history.folder, history.human)}
-        assert history.base not in found  # nor the base's own message and parents
-        places = [p for p in workspace.folder.rglob("*") if p.is_file()]
+@both_kinds
+def test_no_file_of_it_names_the_human_or_the_place_it_came_from(scene, kind):
+    with opened(scene, kind) as workspace:
+        places = [path for path in workspace.rglob("*") if path.is_file()]
         assert places
         for path in places:
             content = path.read_bytes()
             assert b"the human's idea" not in content
-            assert history.human.encode() not in content
-            assert str(tmp_path / "origin").encode() not in content
+            assert scene.history.human.encode() not in content
+            assert str(scene.history.folder).encode() not in content
 
 
-def test_two_workspaces_of_a_base_have_the_same_commit(tmp_path):
-    _, baked, harness = prepare(tmp_path)
-    heads = []
-    for name in ("one", "two"):
-        with open_workspace(baked.base, tmp_path / name, harness) as workspace:
-            heads.append(run_git(workspace.folder, "rev-parse", "HEAD"))
-    assert heads == [baked.base.commit] * 2
+def test_two_workspaces_of_a_base_have_the_same_commit_by_nobody_at_no_time(scene):
+    seen = []
+    for _ in range(2):
+        with opened(scene, "copy") as workspace:
+            form = "--format=%H %an %ae %at %cn %ce %ct %s"
+            seen.append(run_git(workspace, "log", form))
+    commit = scene.baked.base.commit
+    nobody = "isobench-ray workspace@isobench-ray.invalid 946684800"
+    assert seen == [f"{commit} {nobody} {nobody} Initial state"] * 2
 
 
 @pytest.mark.parametrize(
@@ -148,220 +155,161 @@ def test_attributes_change_neither_the_files_nor_the_tree(tmp_path, attributes):
     history = History(history.folder, base_commit, commit_all(history.folder, "human"))
     baked = bake(history, tmp_path / "cache")
     harness = open_harness(baked.base, tmp_path / "harness.git")
-    with open_workspace(baked.base, tmp_path / "workspace", harness) as workspace:
+    with open_workspace(baked.base, tmp_path) as workspace:
         for name, content in base.items():
-            assert (workspace.folder / name).read_bytes() == content.encode()
-        untouched = workspace.extract()
+            assert (workspace / name).read_bytes() == content.encode()
+        assert agent_git(workspace, "status", "--porcelain") == b""
+        untouched = extract(baked.base, workspace, harness, PatchPolicy())
         assert untouched.text == b""
-        assert untouched.patch.tree == tree_of(history.folder, base_commit)
-        write_all(workspace.folder, {"lf.txt": "a\r\nb\n", "id.py": "# $Id$ changed\n"})
-        patch = workspace.extract().patch
+        write_all(workspace, {"lf.txt": "a\r\nb\n", "id.py": "# $Id$ changed\n"})
+        patch = extract(baked.base, workspace, harness, PatchPolicy()).patch
     write_all(history.folder, {"a.py": "a\n", "lf.txt": "a\r\nb\n", "id.py": "# $Id$ changed\n"})
     commit_all(history.folder, "the same change")
     assert patch.tree == tree_of(history.folder)
 
 
-# What comes of it
+# The agent's own git
 
 
-def edit(folder: Path) -> None:
-    path = folder / "a.py"
-    path.write_text(path.read_text().replace("line 7\n", "line seven\n"))
+@both_kinds
+def test_the_agents_git_shows_stashes_commits_and_takes_back(scene, kind):
+    with opened(scene, kind) as workspace:
+        write_all(workspace, {"a.py": "mine\n", "new.py": "x\n", "kept.log": "changed\n"})
+        assert agent_git(workspace, "status", "--porcelain") == b" M a.py\n M kept.log\n?? new.py\n"
+        assert b"+mine" in agent_git(workspace, "diff")
+        agent_git(workspace, "stash", "--include-untracked")
+        assert agent_git(workspace, "status", "--porcelain") == b""
+        agent_git(workspace, "stash", "pop")
+        assert (workspace / "new.py").read_text() == "x\n"
+        agent_git(workspace, "add", "--all")
+        agent_git(workspace, "commit", "--quiet", "-m", "mine")
+        assert agent_git(workspace, "log", "--format=%an %s").split(b"\n")[0] == b"agent mine"
+        write_all(workspace, {"a.py": "worse\n"})
+        agent_git(workspace, "checkout", "--", "a.py")
+        assert (workspace / "a.py").read_text() == "mine\n"
+        agent_git(workspace, "reset", "--quiet", "--hard", "HEAD~1")
+        assert agent_git(workspace, "status", "--porcelain") == b""
+        assert (workspace / "a.py").read_text() == BASE["a.py"]
 
 
-def chmod(folder: Path) -> None:
-    (folder / "deep" / "er" / "b.py").chmod(0o755)
-
-
-def link(folder: Path) -> None:
-    (folder / "link").symlink_to("a.py")
-    (folder / "dangling").symlink_to("/not/there")
-
-
-def file_becomes_link(folder: Path) -> None:
-    (folder / "a.py").unlink()
-    (folder / "a.py").symlink_to("empty")
-
-
-def file_becomes_folder(folder: Path) -> None:
-    (folder / "empty").unlink()
-    write_all(folder, {"empty/now/full": "x"})
-
-
-def new_ignored(folder: Path) -> None:
-    write_all(folder, {"debug.log": "x", "build/out.o": "x", "kept.log": "changed\n"})
-
-
-CHANGES: dict[str, Callable[[Path], object]] = {
-    "edit": edit,
-    "new": lambda f: write_all(f, {"new/deep/c.py": "c\n", "wéird name\n": "x"}),
-    "delete": lambda f: write_all(f, {"a.py": None, "deep/er/b.py": None}),
-    "chmod": chmod,
-    "symlink": link,
-    "binary": lambda f: write_all(f, {"image.bin": bytes(range(255, -1, -1)), "new.bin": b"\0"}),
-    "crlf": lambda f: write_all(f, {"crlf.txt": "one\ntwo\r\n", "a.py": "a\r\n"}),
-    "empty": lambda f: write_all(f, {"empty": "full", "a.py": "", "new": ""}),
-    "no-newline": lambda f: write_all(f, {"a.py": "no newline at the end"}),
-    "tracked-though-ignored": lambda f: write_all(f, {"kept.log": "changed\n"}),
-    "new-ignored": new_ignored,
-    "file-becomes-link": file_becomes_link,
-    "file-becomes-folder": file_becomes_folder,
-    "rename": lambda f: (f / "a.py").rename(f / "renamed.py"),
-}
-
-
-@pytest.mark.parametrize("name", CHANGES)
-def test_the_resulting_tree_is_the_one_that_git_itself_makes(tmp_path, name):
-    with opened(tmp_path) as (history, workspace):
-        CHANGES[name](workspace.folder)
-        extraction = workspace.extract()
-    expected = by_plain_git(tmp_path, history, CHANGES[name])
-    assert extraction.patch.tree == expected
-    assert expected != tree_of(history.folder, history.base)
-    assert extraction.patch.apply_error is None
-
-
-def test_nothing_changed_is_the_empty_patch(tmp_path):
-    with opened(tmp_path) as (_, workspace):
-        extraction = workspace.extract()
-    assert extraction.text == b""
-    assert extraction.patch.tree == extraction.patch.base_tree == workspace.base.tree
-    assert (extraction.patch.lines_added, extraction.patch.files) == (0, ())
-
-
-def test_the_patch_says_what_it_changes(tmp_path):
-    with opened(tmp_path) as (_, workspace):
-        edit(workspace.folder)
-        write_all(workspace.folder, {"new.py": "1\n2\n"})
-        text_only = workspace.extract().patch
-        write_all(workspace.folder, {"image.bin": b"\0"})
-        with_binary = workspace.extract().patch
-    assert text_only.files == ("a.py", "new.py")
-    assert (text_only.lines_added, text_only.lines_removed) == (3, 1)
-    assert (with_binary.lines_added, with_binary.lines_removed) == (None, None)
-
-
-def commits(folder: Path) -> None:
-    edit(folder)
-    run_git(folder, "commit", "--quiet", "-a", "-m", "mine")
-    run_git(folder, "checkout", "--quiet", "-b", "elsewhere")
-
-
-def deletes_git(folder: Path) -> None:
-    edit(folder)
-    subprocess.run(["rm", "-rf", str(folder / ".git")], check=True)
-
-
-def breaks_git(folder: Path) -> None:
-    edit(folder)
-    (folder / ".git" / "HEAD").write_text("nonsense")
-    (folder / ".git" / "config").write_text("[core\nbroken")
-    (folder / ".git" / "index").write_bytes(b"")
-
-
-def starts_git_anew(folder: Path) -> None:
-    deletes_git(folder)
-    run_git(folder, "init", "--quiet")
-    commit_all(folder, "everything is mine")
-
-
-def hides_files_from_git(folder: Path) -> None:
-    edit(folder)
-    (folder / ".git" / "info").mkdir(exist_ok=True)
-    (folder / ".git" / "info" / "exclude").write_text("*\n")
-    (folder / ".git" / "info" / "attributes").write_text("* filter=nothing eol=crlf text\n")
-    run_git(folder, "config", "filter.nothing.clean", "true")
-    run_git(folder, "config", "core.excludesFile", "/dev/zero")
-    run_git(folder, "config", "core.autocrlf", "true")
-    run_git(folder, "update-index", "--assume-unchanged", "a.py")
-
-
-@pytest.mark.parametrize(
-    "trick",
-    [commits, deletes_git, breaks_git, starts_git_anew, hides_files_from_git],
-    ids=lambda trick: trick.__name__,
-)
-def test_what_the_agent_does_to_its_own_git_does_not_change_the_patch(tmp_path, trick):
-    with opened(tmp_path) as (history, workspace):
-        trick(workspace.folder)
-        extraction = workspace.extract()
-    assert extraction.patch.tree == by_plain_git(tmp_path, history, edit)
-    assert extraction.patch.files == ("a.py",)
-
-
-def test_new_files_are_judged_by_the_bases_ignore_rules_not_by_the_agents(tmp_path):
-    with opened(tmp_path) as (_, workspace):
-        write_all(workspace.folder, {".gitignore": "*.py\n", "new.py": "1\n", "debug.log": "x"})
-        patch = workspace.extract().patch
-    assert patch.files == (".gitignore", "new.py")
-
-
-def test_what_cannot_be_taken_is_named_with_the_reason(tmp_path):
-    with opened(tmp_path) as (_, workspace):
-        edit(workspace.folder)
-        nested = workspace.folder / "nested"
-        nested.mkdir()
-        run_git(nested, "init", "--quiet")
-        write_all(nested, {"inner.py": "x\n"})
-        commit_all(nested, "inner")
-        patch = workspace.extract().patch
+def test_gits_first_look_reads_no_file_and_the_harness_reads_all(scene):
+    """Same size, same time: git's status trusts the baked index; the patch is taken."""
+    harness = open_harness(scene.baked.base, scene.room / "harness.git")
+    with opened(scene, "copy") as workspace:
+        path = workspace / "a.py"
+        status = path.stat()
+        path.write_bytes(path.read_bytes().replace(b"line 7\n", b"line X\n"))
+        assert agent_git(workspace, "status", "--porcelain") == b" M a.py\n"  # by its time
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert agent_git(workspace, "status", "--porcelain") == b""
+        patch = extract(scene.baked.base, workspace, harness, PatchPolicy()).patch
     assert patch.files == ("a.py",)
-    assert patch.excluded == ("nested: nested repository",)
 
 
-def test_extracting_twice_gives_the_same(tmp_path):
-    with opened(tmp_path) as (_, workspace):
-        edit(workspace.folder)
-        assert workspace.extract() == workspace.extract()
+# Nothing is shared
 
 
-# Patches that come as text
+@both_kinds
+def test_what_an_agent_writes_reaches_no_other_workspace_layer_or_harness(scene, kind):
+    harness = open_harness(scene.baked.base, scene.room / "harness.git")
+    with opened(scene, kind) as workspace:
+        files = [path for path in workspace.rglob("*") if path.is_file()]
+        assert {path.stat().st_nlink for path in files} == {1}
+        for path in files:
+            path.chmod(0o644)
+            with path.open("ab") as file:
+                file.write(b"damage")
+    assert run_git(harness, "fsck", "--full", "--strict") == ""
+    with opened(scene, kind) as workspace:
+        assert agent_git(workspace, "status", "--porcelain") == b""
+        assert run_git(workspace, "fsck", "--full", "--strict") == ""
 
 
-def describe(tmp_path: Path, text: bytes) -> tuple[Baked, Extraction]:
-    _, baked, harness = prepare(tmp_path)
-    return baked, describe_patch(harness, baked.base.tree, text)
+def test_a_layer_is_written_once_and_gives_way_to_that_of_another_base(scene, tmp_path):
+    human = scene.baked.repository.bake(scene.baked.resolved.human_tree)
+    layer = layer_of(scene.baked.base, scene.room)
+    with opened(scene, "overlay"):
+        first = layer.stat().st_ino
+    with opened(scene, "overlay"):
+        assert layer.stat().st_ino == first
+    with open_workspace(human, scene.room, "overlay") as workspace:
+        assert (workspace / "a.py").read_text() == HUMAN["a.py"]
+        assert not layer.exists()
 
 
-def test_the_humans_diff_gives_the_humans_tree(tmp_path):
-    _, baked, harness = prepare(tmp_path)
-    extraction = describe_patch(harness, baked.base.tree, baked.resolved.human_diff)
-    assert extraction.patch.tree == baked.resolved.human_tree
-    assert extraction.text == baked.resolved.human_diff
+# Stale bytecode
+
+IMPORT_TWICE = """\
+import importlib, os, subprocess, sys
+def show():
+    print(subprocess.run([sys.executable, "-c", "import m; print(m.value)"],
+                         capture_output=True, text=True, check=True).stdout.strip())
+show()
+status = os.stat("m.py")
+with open("m.py", "r+") as file:
+    file.write("value = 2")
+os.utime("m.py", ns=(status.st_atime_ns, status.st_mtime_ns))
+show()
+"""
 
 
-def test_a_patch_that_does_not_apply_is_kept_with_gits_words(tmp_path):
-    text = b"--- a/a.py\n+++ b/a.py\n@@ -1,2 +1,2 @@\n line 0\n-line X\n+line Y\n"
-    baked, extraction = describe(tmp_path, text)
-    assert extraction.text == text
-    assert extraction.patch.tree is None
-    assert "a.py: patch does not apply" in extraction.patch.apply_error
-    assert extraction.patch.base_tree == baked.base.tree
-    assert extraction.patch.size_bytes == len(text)
+@pytest.mark.parametrize(("variable", "seen"), [("1", "1\n2\n"), ("", "1\n1\n")])
+def test_stale_bytecode_cannot_survive_an_edit(tmp_path, variable, seen):
+    """As stages/solve.py starts agents; the control without its variable runs old code."""
+    history = make_history(tmp_path / "origin", {"m.py": "value = 1\n"}, HUMAN)
+    base = bake(history, tmp_path / "cache").base
+    with open_workspace(base, tmp_path) as workspace:
+        env = {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": variable}
+        argv = [sys.executable, "-c", IMPORT_TWICE]
+        done = subprocess.run(
+            argv, cwd=workspace, env=env, capture_output=True, text=True, check=True
+        )
+    assert done.stdout == seen
 
 
-def test_text_that_is_no_patch_at_all_does_not_apply(tmp_path):
-    _, extraction = describe(tmp_path, b"I could not find anything to improve.\n")
-    assert extraction.patch.tree is None
-    assert extraction.patch.apply_error
+# Where it may be, and its end
 
 
-def test_an_empty_text_gives_the_base_tree(tmp_path):
-    baked, extraction = describe(tmp_path, b"")
-    assert extraction.patch.tree == baked.base.tree
+def test_a_room_inside_of_another_repository_is_refused(scene):
+    run_git(scene.room.parent, "init", "--quiet")
+    with pytest.raises(FailureRaised) as raised, opened(scene, "copy"):
+        pass
+    assert raised.value.failure.failure_class is FailureClass.SCRATCH_IN_REPOSITORY
+    assert str(scene.room.parent) in raised.value.failure.message
+    assert list(scene.room.iterdir()) == []
 
 
-# Its end
-
-
+@both_kinds
 @pytest.mark.parametrize("how", ["in order", "with an error"])
-def test_the_workspace_is_removed_at_the_end(tmp_path, how):
-    with contextlib.suppress(ZeroDivisionError), opened(tmp_path) as (_, workspace):
-        write_all(workspace.folder, {"new/file": "x"})
-        assert workspace.folder.exists()
+def test_the_workspace_is_removed_at_the_end(scene, kind, how):
+    with contextlib.suppress(ZeroDivisionError), opened(scene, kind) as workspace:
+        write_all(workspace, {"new/file": "x"})
+        (workspace / "new").chmod(0)
+        deep = workspace
+        for _ in range(300):
+            deep = deep / "deeper"
+            deep.mkdir()
         if how == "with an error":
             raise ZeroDivisionError
-    assert not (tmp_path / "workspace").exists()
+    left = {path.name for path in scene.room.iterdir()}
+    assert left <= {layer_of(scene.baked.base, scene.room).name}
+
+
+@both_kinds
+def test_an_older_workspace_in_the_room_is_replaced(scene, kind):
+    write_all(scene.room, {"workspace/a.py": "an answer\n", "changes/upper/b.py": "another\n"})
+    with opened(scene, kind) as workspace:
+        assert (workspace / "a.py").read_text() == BASE["a.py"]
+        assert not (workspace / "b.py").exists()
+
+
+def test_names_that_collide_are_an_error_and_leave_nothing(scene, monkeypatch):
+    """On a file system that folds case, two names of the base would be one file."""
+    base = scene.baked.base
+    twice = base._replace(entries=(*base.entries, base.entries[-1]))
+    with pytest.raises(FileExistsError), open_workspace(twice, scene.room):
+        pass
+    assert list(scene.room.iterdir()) == []
 
 
 REMOVE = """
@@ -395,3 +343,11 @@ def test_a_tree_without_write_permission_is_removed_and_links_out_of_it_are_left
         argv = [sys.executable, "-c", REMOVE, f"{place}/tree", str(outside), innermost]
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
         assert (done.stdout, done.stderr) == ("False True\n", "")
+
+
+def test_a_link_in_a_folders_place_is_removed_and_what_it_names_is_left(tmp_path):
+    write_all(tmp_path, {"outside/file": "x"})
+    (tmp_path / "link").symlink_to(tmp_path / "outside")
+    remove_tree(tmp_path / "link")
+    assert not (tmp_path / "link").is_symlink()
+    assert (tmp_path / "outside" / "file").exists()

@@ -8,6 +8,7 @@ what it left. Prepared agents start no program.
 
 from __future__ import annotations
 
+from isobench_ray.agents.leak_audit import LeakAudit
 from isobench_ray.agents.nop import Nop
 from isobench_ray.agents.oracle import Oracle
 from isobench_ray.agents.protocol import Account, Agent, AgentInput, AgentPaths, Step
@@ -15,5 +16,10 @@ from isobench_ray.agents.scripted import Scripted
 
 __all__ = ["AGENTS", "Account", "Agent", "AgentInput", "AgentPaths", "Step"]
 
-AGENTS: dict[str, Agent] = {"nop": Nop(), "oracle": Oracle(), "scripted": Scripted()}
+AGENTS: dict[str, Agent] = {
+    "leak_audit": LeakAudit(),
+    "nop": Nop(),
+    "oracle": Oracle(),
+    "scripted": Scripted(),
+}
 """The adapter of each kind."""

@@ -37,7 +37,6 @@ from isobench_ray.dataset import Appender
 from isobench_ray.errors import FailureRaised, StoppedEarly
 from isobench_ray.failure import Failure, FailureClass
 from isobench_ray.planning import Planner, ResolvedExperiment, WorkItem
-from isobench_ray.repository import Base
 from isobench_ray.results import Results, Snapshot, WorkKey
 from isobench_ray.schema import utc_now
 from isobench_ray.session import HUMAN
@@ -275,7 +274,7 @@ class Driver:
         if task_id not in self._bases:
             planned = self._resolved.tasks[task_id]
             assert planned.resolved is not None, "only resolved tasks are leased"
-            base: Base = planned.repository.bake(planned.resolved.base_tree)
+            base = planned.repository.bake(planned.resolved.base_tree)
             self._bases[task_id] = ray.put(base)
         return self._bases[task_id]
 
@@ -291,6 +290,7 @@ class Driver:
             agent=planned.agent,
             prompt=planned.prompt,
             agent_wall_s=planned.agent_wall_s,
+            patch_policy=self._resolved.loaded.experiment.patch,
             concurrency=1 + sum(r.item.stage == "solve" for r in self._running.values()),
         )
 

@@ -16,17 +16,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from isobench_ray.base import Base
 from isobench_ray.cluster.lease import epoch_key
 from isobench_ray.errors import FailureRaised
 from isobench_ray.experiment import Experiment
 from isobench_ray.failure import Failure, FailureClass
 from isobench_ray.process import start_ticks, sweep_orphans
-from isobench_ray.repository import Base
 from isobench_ray.results import Results, WorkKey, open_results
 from isobench_ray.schema import sha256_hex, utc_now
 from isobench_ray.session import SessionRecord
 from isobench_ray.stages.measure import MeasureWork, measure
-from isobench_ray.stages.node import Node, open_node
+from isobench_ray.stages.node import Node, clear_scratch, open_node
 from isobench_ray.stages.solve import SolveWork, solve
 from isobench_ray.trial import ExecutionClaim, ExecutionEnd, Outcome, TrialRecord
 from isobench_ray.workspace import remove_tree
@@ -65,7 +65,12 @@ class Worker:
         self._results: Results = open_results(results_uri)
         scratch = _own_scratch(results_uri, epoch)
         self._node: Node = open_node(
-            experiment.environment, experiment.sandbox, experiment.limits, scratch, gpus
+            experiment.environment,
+            experiment.sandbox,
+            experiment.limits,
+            scratch,
+            gpus,
+            experiment.workspace,
         )
 
     def ready(self, claim_key: str, claim: bytes) -> bool:
@@ -76,6 +81,7 @@ class Worker:
         """Run one trial and publish its record."""
         return self._execute(
             ticket,
+            base,
             lambda artifacts: solve(work, base, ticket.execution, self._node, artifacts),
         )
 
@@ -83,6 +89,7 @@ class Worker:
         """Measure one session and publish its record."""
         return self._execute(
             ticket,
+            base,
             lambda artifacts: measure(work, base, ticket.execution, self._node, artifacts),
         )
 
@@ -91,7 +98,7 @@ class Worker:
         sweep_orphans(self._node.ledger)
         remove_tree(self._node.scratch)
 
-    def _execute(self, ticket: Ticket, stage: Callable[[Path], Record]) -> WorkResult:
+    def _execute(self, ticket: Ticket, base: Base, stage: Callable[[Path], Record]) -> WorkResult:
         """Claim, run, publish. Whatever goes wrong is recorded as a Failure of this execution."""
         superseded = self._results.store.get(epoch_key(ticket.epoch + 1)) is not None
         if superseded or not self._results.claim(ticket.key, self._claim(ticket)):
@@ -99,7 +106,7 @@ class Worker:
         start = time.monotonic()
         record: Record | None = None
         failure: Failure | None = None
-        artifacts = self._empty_artifacts()
+        artifacts = clear_scratch(self._node, base)
         try:
             record = stage(artifacts)
         except FailureRaised as raised:
@@ -149,15 +156,6 @@ class Worker:
             worker=self._node.facts,
             claimed_at=utc_now(),
         )
-
-    def _empty_artifacts(self) -> Path:
-        """Clear what the last execution left in the scratch folder, but for the ledger."""
-        for entry in self._node.scratch.iterdir():
-            if entry != self._node.ledger and entry.is_dir():
-                remove_tree(entry)
-        artifacts = self._node.scratch / "artifacts"
-        artifacts.mkdir()
-        return artifacts
 
 
 def _stale(ticket: Ticket) -> Failure:

@@ -10,8 +10,9 @@ _READING = """\
 
 Ratios above 1 are faster; brackets hold 95 % intervals. *passed*: correct, faster than base, and
 not slower than the human's patch by more than the margin with at least half of its gain kept, each
-proven by an interval. Tasks that are not scoreable are in no rate. *ISO-Bench's rule* is the
-published rule on the same numbers: one comparison of means with the human's, 5 % band; it is no
+proven by an interval. *quarantined*: right and measured, but against a rule that the experiment
+enforces (the remark says which). Tasks that are not scoreable are in no rate. *ISO-Bench's rule* is
+the published rule on the same numbers: one comparison of means with the human's, 5 % band; it is no
 verdict of ours.
 """
 _NO_SANDBOX = """
@@ -121,6 +122,9 @@ def _trial_row(line: TrialLine) -> list[str]:
         return [line.task_id, agent, outcome, "-", "-", "-", "-", line.outcome_detail or ""]
     human = _span(verdict.ratio_to_human, verdict.ratio_to_human_low, verdict.ratio_to_human_high)
     remarks = [line.outcome_detail, verdict.reason and verdict.reason.splitlines()[0]]
+    broken = [words for words in verdict.violations if words != verdict.reason]
+    if broken:
+        remarks.append(f"{broken[0]}{f' and {len(broken) - 1} more' if broken[1:] else ''}")
     if line.replications:
         remarks.append(f"{line.replications} replication(s), not counted")
     return [

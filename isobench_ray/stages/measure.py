@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from isobench_ray.base import Base
 from isobench_ray.experiment import MeasureSettings
 from isobench_ray.failure import FailureClass, fail
 from isobench_ray.plumbing import apply_to_tree, checkout_tree
 from isobench_ray.process import run_process, tail
-from isobench_ray.repository import Base
 from isobench_ray.schema import utc_now
 from isobench_ray.session import (
     BASE,

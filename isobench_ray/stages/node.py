@@ -9,11 +9,15 @@ import socket
 from pathlib import Path
 from typing import NamedTuple
 
+from isobench_ray.base import Base
 from isobench_ray.environment import Environment, open_environment
-from isobench_ray.experiment import EnvironmentSpec, Limits, SandboxPolicy
+from isobench_ray.experiment import EnvironmentSpec, Limits, SandboxPolicy, WorkspaceSettings
+from isobench_ray.failure import FailureClass, fail
+from isobench_ray.overlay import why_no_overlay
 from isobench_ray.process import boot_id, start_ticks
 from isobench_ray.sandbox import Sandbox, open_sandbox
 from isobench_ray.trial import WorkerFacts
+from isobench_ray.workspace import WorkspaceKind, layer_of, remove_tree
 
 
 class Node(NamedTuple):
@@ -27,6 +31,10 @@ class Node(NamedTuple):
     """Folder that lists living children."""
     limits: Limits
     facts: WorkerFacts
+    compared_bases: set[str]
+    """Trees whose packages were compared with the environment's (stages/installed.py)."""
+    workspace_kind: WorkspaceKind = "copy"
+    """How workspaces are made here."""
 
     @property
     def output_limit_bytes(self) -> int:
@@ -40,16 +48,54 @@ def open_node(
     limits: Limits,
     scratch: Path,
     gpus: tuple[str, ...] = (),
+    workspace: WorkspaceSettings | None = None,
 ) -> Node:
     """Find out what this node has.
 
     Raises:
-        FailureRaised: interpreter_missing or sandbox_unavailable.
+        FailureRaised: interpreter_missing, sandbox_unavailable or overlay_unavailable.
     """
     found = open_environment(environment)
     contained = open_sandbox(sandbox, found)
     scratch.mkdir(parents=True, exist_ok=True)
-    return Node(found, contained, scratch, scratch / "processes", limits, worker_facts(gpus))
+    return Node(
+        environment=found,
+        sandbox=contained,
+        scratch=scratch,
+        ledger=scratch / "processes",
+        limits=limits,
+        facts=worker_facts(gpus),
+        workspace_kind=_workspace_kind(workspace or WorkspaceSettings(), contained, scratch),
+        compared_bases=set(),
+    )
+
+
+def _workspace_kind(settings: WorkspaceSettings, sandbox: Sandbox, scratch: Path) -> WorkspaceKind:
+    """An overlay only where it can be mounted and the agent cannot see its lower layer.
+
+    Raises:
+        FailureRaised: overlay_unavailable, where nothing else is allowed.
+    """
+    if settings.kind == "copy":
+        return "copy"
+    hidden = sandbox.facts.mechanism == "bubblewrap"
+    why = why_no_overlay(scratch) if hidden else "nothing would hide its lower layer"
+    if why is not None and settings.kind == "overlay":
+        raise fail(FailureClass.OVERLAY_UNAVAILABLE, f"workspace.kind is overlay: {why}")
+    return "copy" if why is not None else "overlay"
+
+
+def clear_scratch(node: Node, base: Base) -> Path:
+    """Clear what the last execution left, but for the ledger and a layer of the same base.
+
+    Returns the new, empty folder for the artifacts of the next one.
+    """
+    for entry in node.scratch.iterdir():
+        if entry not in (node.ledger, layer_of(base, node.scratch)):
+            remove_tree(entry)
+    artifacts = node.scratch / "artifacts"
+    artifacts.mkdir()
+    return artifacts
 
 
 def worker_facts(gpus: tuple[str, ...] = ()) -> WorkerFacts:

@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from isobench_ray.agents import AGENTS, Account, AgentInput, AgentPaths
+from isobench_ray.base import Base
+from isobench_ray.experiment import PatchPolicy
+from isobench_ray.extraction import Extraction, describe_patch, extract
+from isobench_ray.path_rules import matching
 from isobench_ray.process import ProcessResult, run_process
-from isobench_ray.repository import Base
 from isobench_ray.runners import __file__ as runners_file
 from isobench_ray.sandbox import ContainedCommand, Mount, read_untrusted
 from isobench_ray.schema import sha256_hex, utc_now
+from isobench_ray.stages.installed import refuse_other_builds
 from isobench_ray.stages.node import Node, write_files
 from isobench_ray.task import Task, TaskFiles
 from isobench_ray.trial import (
@@ -30,13 +34,7 @@ from isobench_ray.trial import (
     UpstreamTimestamps,
     upstream_status,
 )
-from isobench_ray.workspace import (
-    Extraction,
-    Workspace,
-    describe_patch,
-    open_harness,
-    open_workspace,
-)
+from isobench_ray.workspace import open_harness, open_workspace
 
 LEFT_LIMIT_BYTES = 256_000_000
 """Most that is read of a trajectory or of a patch that an agent hands in."""
@@ -54,6 +52,7 @@ class SolveWork(NamedTuple):
     agent_wall_s: float
     """Seconds that the agent may take, on the clock."""
     concurrency: int
+    patch_policy: PatchPolicy = PatchPolicy()
 
 
 class AgentRun(NamedTuple):
@@ -76,14 +75,15 @@ def solve(work: SolveWork, base: Base, execution: int, node: Node, artifacts: Pa
         run, workspace_s, extract_start = AgentRun(None, None), 0.0, time.monotonic()
         extraction = describe_patch(harness, base.tree, work.agent.patch)
     else:
-        with open_workspace(base, node.scratch / "workspace", harness) as workspace:
+        refuse_other_builds(node, base, work.task.base_commit)
+        with open_workspace(base, node.scratch, node.workspace_kind) as workspace:
             workspace_s = time.monotonic() - start
-            run = _run_agent(work, workspace, node, artifacts)
+            run = run_agent(work, workspace, node, artifacts)
             extract_start = time.monotonic()
             if run.submission is not None:
                 extraction = describe_patch(harness, base.tree, run.submission)
             else:
-                extraction = workspace.extract()
+                extraction = extract(base, workspace, harness, work.patch_policy)
     extract_s = time.monotonic() - extract_start
     account = AGENTS[work.agent_kind].read_account(artifacts)
     record = _record(
@@ -94,7 +94,7 @@ def solve(work: SolveWork, base: Base, execution: int, node: Node, artifacts: Pa
     return record
 
 
-def _run_agent(work: SolveWork, workspace: Workspace, node: Node, artifacts: Path) -> AgentRun:
+def run_agent(work: SolveWork, workspace: Path, node: Node, artifacts: Path) -> AgentRun:
     """Run the agent's program in the sandbox, within its limit."""
     room = _Room.make(work, workspace, node)
     contained = room.contain(work, node)
@@ -124,12 +124,12 @@ class _Room(NamedTuple):
     task: Mount
 
     @classmethod
-    def make(cls, work: SolveWork, workspace: Workspace, node: Node) -> _Room:
+    def make(cls, work: SolveWork, workspace: Path, node: Node) -> _Room:
         scratch = write_files(node.scratch / "agent", {"prompt.md": work.prompt.encode()})
         for name in ("home", "tmp"):
             (scratch / name).mkdir()
         return cls(
-            workspace=Mount(workspace.folder, "/workspace", writable=True),
+            workspace=Mount(workspace, "/workspace", writable=True),
             scratch=Mount(scratch, "/scratch", writable=True),
             files=Mount(write_files(node.scratch / "agent-files", work.agent.files), "/agent"),
             harness=Mount(Path(runners_file).parent, "/harness"),
@@ -158,17 +158,23 @@ class _Room(NamedTuple):
             "ISOBENCH_TASK": place(self.task),
             "ISOBENCH_DEADLINE_S": f"{work.agent_wall_s:g}",
             "GIT_CEILING_DIRECTORIES": str(Path(paths.workspace).parent),
+            "PYTHONDONTWRITEBYTECODE": "1",
         }
         return node.sandbox.contain(argv, list(self), self.workspace, variables)
 
 
-def judge_outcome(run: AgentRun, patch: Patch, wall_s: float) -> tuple[Outcome, str | None]:
+def judge_outcome(
+    run: AgentRun, extraction: Extraction, wall_s: float
+) -> tuple[Outcome, str | None]:
     """The outcome of a trial, and a sentence more."""
     if run.process is not None and run.process.timed_out:
         return Outcome.TIMEOUT, f"stopped at its limit of {wall_s:g} s"
     if run.process is not None and run.process.exit_code != 0:
         return Outcome.AGENT_ERROR, f"ended with status {run.process.exit_code}"
-    return (Outcome.NO_PATCH if _is_empty(patch) else Outcome.PATCH), None
+    if not _is_empty(extraction.patch):
+        return Outcome.PATCH, None
+    left_out = len(extraction.excluded)
+    return Outcome.NO_PATCH, f"all that changed was left out ({left_out})" if left_out else None
 
 
 def _record(
@@ -185,7 +191,7 @@ def _record(
     extract_s: float,
 ) -> TrialRecord:
     patch, ended_at = extraction.patch, utc_now()
-    outcome, detail = judge_outcome(run, patch, work.agent_wall_s)
+    outcome, detail = judge_outcome(run, extraction, work.agent_wall_s)
     changed = (
         None
         if patch.lines_added is None or patch.lines_removed is None
@@ -211,6 +217,8 @@ def _record(
         output_truncated=run.process.truncated if run.process else False,
         sandbox=node.sandbox.facts,
         worker=node.facts,
+        excluded=extraction.excluded,
+        workspace_kind=node.workspace_kind if run.process else None,
         concurrency=work.concurrency,
         started_at=started_at,
         ended_at=ended_at,
@@ -223,6 +231,7 @@ def _record(
         metrics=UpstreamMetrics(
             patch_size_loc=changed,
             changed_files_count=len(patch.files) if patch.tree else None,
+            violations_count=_off_target(work.task, patch),
         ),
         timestamps=UpstreamTimestamps(written=ended_at.timestamp()),
     )
@@ -273,6 +282,13 @@ def run_summary(record: TrialRecord) -> dict[str, object]:
             "patch": "model_patch.diff",
         },
     }
+
+
+def _off_target(task: Task, patch: Patch) -> int | None:
+    """Changed files that the task's target_files do not name; None where it names none."""
+    if not task.target_files or patch.tree is None:
+        return None
+    return len(set(patch.files) - matching(task.target_files, patch.files))
 
 
 def _is_empty(patch: Patch) -> bool:

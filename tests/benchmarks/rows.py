@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import ray
 
@@ -25,20 +24,12 @@ from isobench_ray.experiment_file import load_experiment
 from isobench_ray.resolve import resolve_experiment
 from isobench_ray.results import WorkKey
 from isobench_ray.stages.solve import SolveWork
+from tests.benchmarks import workspaces
+from tests.benchmarks.row import Row, Setting
 
 EXPERIMENT = Path(__file__).parents[2] / "experiments" / "quickstart.yaml"
 CALLS = 20
 """Calls per measurement; the measurement is their median."""
-
-
-class Row(NamedTuple):
-    """One row: what is compared with what, and how one measurement of both is taken."""
-
-    name: str
-    subject: str
-    reference: str
-    measure: Callable[[], Iterator[tuple[float, float]]]
-    """Yields (subject_ms, reference_ms) for ever."""
 
 
 class _Bare:
@@ -48,7 +39,7 @@ class _Bare:
         """Nothing."""
 
 
-def nop_trial_overhead() -> Iterator[tuple[float, float]]:
+def nop_trial_overhead(_: Setting) -> Iterator[tuple[float, float]]:
     """A nop trial through the Worker with its durable record, beside a call of a bare actor."""
     with tempfile.TemporaryDirectory() as folder, _ray():
         resolved = resolve_experiment(load_experiment(EXPERIMENT))
@@ -65,7 +56,14 @@ def nop_trial_overhead() -> Iterator[tuple[float, float]]:
             number += 1
             trial = planned.trial.model_copy(update={"attempt": number})
             work = SolveWork(
-                trial, task.task, task.files, "nop", agent, planned.prompt, planned.agent_wall_s, 1
+                trial,
+                task.task,
+                task.files,
+                "nop",
+                agent,
+                planned.prompt,
+                planned.agent_wall_s,
+                1,
             )
             ticket = Ticket(WorkKey("trial", trial.trial_id), 1, 1, trial.solve_identity or "")
             result = ray.get(worker.solve.remote(ticket, work, base))
@@ -75,7 +73,7 @@ def nop_trial_overhead() -> Iterator[tuple[float, float]]:
             yield _median_ms(solve), _median_ms(lambda: ray.get(bare.call.remote()))
 
 
-def help_start_up() -> Iterator[tuple[float, float]]:
+def help_start_up(_: Setting) -> Iterator[tuple[float, float]]:
     """`isobench-ray --help`, which loads none of the heavy packages, beside an empty Python."""
 
     def start(*arguments: str) -> Callable[[], None]:
@@ -96,6 +94,7 @@ ROWS = (
         "a call of a bare Ray actor",
         nop_trial_overhead,
     ),
+    *workspaces.ROWS,
 )
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from isobench_ray.errors import FailureRaised
 from isobench_ray.experiment import MeasureSettings
+from isobench_ray.extraction import describe_patch
 from isobench_ray.failure import FailureClass
 from isobench_ray.session import ArmPlan, Scoreable, SessionPlan, SessionRecord, session_plan
 from isobench_ray.stages.measure import MeasureWork, block_seed, measure
@@ -23,7 +24,7 @@ from isobench_ray.statistics import log_ratios
 from isobench_ray.task import TaskFiles
 from isobench_ray.verdict import Validity, VsBase, VsHuman, judge_trial
 from isobench_ray.workloads import ArmSource, BlockConditions
-from isobench_ray.workspace import describe_patch, open_harness
+from isobench_ray.workspace import open_harness
 from tests import builders
 from tests.fixtures_git import (
     Baked,

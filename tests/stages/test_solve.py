@@ -12,9 +12,20 @@ from typing import Any, NamedTuple
 import pytest
 
 from isobench_ray.agents import AGENTS
-from isobench_ray.experiment import AgentSpec
+from isobench_ray.errors import FailureRaised
+from isobench_ray.experiment import (
+    AgentSpec,
+    EnvironmentSpec,
+    Limits,
+    PatchPolicy,
+    SandboxPolicy,
+    WorkspaceSettings,
+)
+from isobench_ray.failure import FailureClass
+from isobench_ray.overlay import mounts_below
 from isobench_ray.prompt import render_prompt
 from isobench_ray.schema import sha256_hex
+from isobench_ray.stages.node import Node, clear_scratch, open_node
 from isobench_ray.stages.solve import SolveWork, solve
 from isobench_ray.task import TaskFiles
 from isobench_ray.trial import Outcome, Trial, TrialRecord
@@ -46,10 +57,11 @@ class Solved(NamedTuple):
 
 def run(
     folder: Path, *steps: dict[str, Any], kind: str = "scripted", wall_s: float = 30,
-    sandbox: str = "none", visible: bool = False,
+    sandbox: str = "none", visible: bool = False, node: Node | None = None,
+    policy: PatchPolicy | None = None, base: dict[str, str] | None = None,
 ) -> Solved:  # fmt: skip
-    """Solve the tiny task with one agent."""
-    history = make_history(folder / "origin", BASE, HUMAN)
+    """Solve the tiny task with one agent, on a node of its own unless one is given."""
+    history = make_history(folder / "origin", base or BASE, HUMAN)
     baked = bake(history, folder / "cache")
     task = make_task(history, check={"command": "true", "visible": visible})
     row = {"name": "robot", "kind": kind} | ({"steps": list(steps)} if kind == "scripted" else {})
@@ -67,12 +79,13 @@ def run(
         prompt=render_prompt(task, wall_s),
         agent_wall_s=wall_s,
         concurrency=3,
+        patch_policy=policy or PatchPolicy(),
     )
-    (folder / "artifacts").mkdir()
-    node = make_node(folder / "node", sandbox)
-    record = solve(work, baked.base, 7, node, folder / "artifacts")
-    assert not (folder / "node" / "workspace").exists()
-    return Solved(record, folder / "artifacts", history)
+    node = node or make_node(folder / "node", sandbox)
+    artifacts = clear_scratch(node, baked.base)
+    record = solve(work, baked.base, 7, node, artifacts)
+    assert not (node.scratch / "workspace").exists()
+    return Solved(record, artifacts.rename(folder / "artifacts"), history)
 
 
 def test_nop_has_no_patch(tmp_path):
@@ -186,6 +199,42 @@ def test_a_file_becomes_a_change_only_if_the_base_does_not_ignore_it(tmp_path):
     assert solved.record.patch.files == ("new.py",)
 
 
+def test_what_was_left_out_of_a_patch_is_in_the_journal(tmp_path):
+    left = "echo x > debug.log; mkdir __pycache__; echo x > __pycache__/a.pyc; mkfifo pipe"
+    policy = PatchPolicy(exclude=("notes.md",), max_file_mb=0.1)
+    more = "echo y > notes.md; echo z > new.py; head -c 200000 /dev/zero > big"
+    solved = run(tmp_path, EDIT, {"run": left}, {"run": more}, policy=policy)
+    journal = json.loads(solved.record.to_json())
+    assert journal["patch"]["files"] == ["a.py", "new.py"]
+    assert sorted(journal["excluded"]) == [
+        "__pycache__/a.pyc: ignored by the patch policy (__pycache__/)",
+        "big: 0.2 MB, more than 0.1 MB",
+        "debug.log: ignored by .gitignore:1 (*.log)",
+        "notes.md: ignored by the patch policy (notes.md)",
+        "pipe: not a regular file",
+    ]
+    plain = run(tmp_path / "plain", EDIT, {"run": more})  # the control: it was the policy
+    assert plain.record.patch.files == ("a.py", "big", "new.py", "notes.md")
+    assert plain.record.excluded == ()
+
+
+def test_an_agent_whose_whole_change_was_left_out_has_no_patch_and_the_record_says_why(tmp_path):
+    solved = run(tmp_path, {"run": "echo x > debug.log"})
+    assert (solved.record.outcome, solved.record.patch) == (Outcome.NO_PATCH, None)
+    assert solved.record.outcome_detail == "all that changed was left out (1)"
+    assert solved.record.excluded == ("debug.log: ignored by .gitignore:1 (*.log)",)
+
+
+def test_python_leaves_no_bytecode_that_could_outlive_an_edit(tmp_path):
+    base = {"a.py": "value = 1\n"}
+    program = "python3 -c 'import a'; find . -name '*.pyc'; echo looked"
+    solved = run(tmp_path / "ours", {"run": program}, base=base)
+    assert solved.text("stdout.log") == "looked\n"
+    without = program.replace("python3", "env -u PYTHONDONTWRITEBYTECODE python3")
+    control = run(tmp_path / "control", {"run": without}, base=base)
+    assert control.text("stdout.log").startswith("./__pycache__/a.")
+
+
 def test_an_agent_that_undoes_its_edit_has_no_patch(tmp_path):
     solved = run(tmp_path, EDIT, {"run": "git checkout --quiet a.py"})
     assert solved.record.outcome is Outcome.NO_PATCH
@@ -237,3 +286,82 @@ def test_in_the_sandbox_there_is_no_way_to_the_humans_commit(tmp_path):
     assert solved.text("stdout.log").splitlines() == ["absent", "1", "looked"]
     open_room = run(tmp_path / "control", {"run": f"cat {tmp_path}/same/a.py"})
     assert open_room.text("stdout.log") == "fast\n"  # positive control: it lies on this machine
+
+
+# How the workspace is made
+
+
+def open_workspace_node(folder: Path, kind: str, sandbox: str) -> Node:
+    """A worker's node whose workspaces are made as the experiment says."""
+    return open_node(
+        EnvironmentSpec(),
+        SandboxPolicy.model_validate({"kind": sandbox}),
+        Limits(),
+        folder,
+        workspace=WorkspaceSettings.model_validate({"kind": kind}),
+    )
+
+
+def require_overlay(folder: Path) -> Node:
+    """A node with overlays; skips the test, loudly, where none can be mounted."""
+    require_bubblewrap()
+    try:
+        return open_workspace_node(folder, "overlay", "bubblewrap")
+    except FailureRaised as error:
+        if error.failure.failure_class is not FailureClass.OVERLAY_UNAVAILABLE:
+            raise
+        pytest.skip(f"NO OVERLAYS ON THIS MACHINE, they are untested here: {error}")
+
+
+@pytest.mark.parametrize("kind", ["nop", "oracle"])
+def test_a_prepared_agent_has_no_workspace(tmp_path, kind):
+    assert run(tmp_path, kind=kind).record.workspace_kind is None
+
+
+@pytest.mark.parametrize("kind", ["auto", "copy"])
+def test_without_a_sandbox_a_workspace_is_a_copy(tmp_path, kind):
+    node = open_workspace_node(tmp_path / "node", kind, "none")
+    solved = run(tmp_path, EDIT, node=node)
+    assert json.loads(solved.record.to_json())["workspace_kind"] == "copy"
+    assert [p.name for p in node.scratch.glob("layer-*")] == []
+
+
+def test_an_overlay_without_a_sandbox_that_hides_its_lower_layer_is_refused(tmp_path):
+    with pytest.raises(FailureRaised) as raised:
+        open_workspace_node(tmp_path / "node", "overlay", "none")
+    assert raised.value.failure.failure_class is FailureClass.OVERLAY_UNAVAILABLE
+    assert "nothing would hide its lower layer" in raised.value.failure.message
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize("kind", ["auto", "copy"])
+def test_in_the_sandbox_a_workspace_is_what_the_node_can_and_the_experiment_allows(tmp_path, kind):
+    require_bubblewrap()
+    node = open_workspace_node(tmp_path / "node", kind, "bubblewrap")
+    solved = run(tmp_path, EDIT, {"run": "git status --porcelain; pwd"}, node=node)
+    assert solved.record.workspace_kind == node.workspace_kind
+    assert solved.record.workspace_kind in (("copy",) if kind == "copy" else ("copy", "overlay"))
+    assert solved.text("stdout.log") == " M a.py\n/workspace\n"
+
+
+@pytest.mark.sandbox
+def test_the_layer_of_a_base_serves_its_next_trial_and_goes_with_the_next_base(tmp_path):
+    node = require_overlay(tmp_path / "node")
+    break_it = {"run": "echo spoilt > a.py; rm .gitignore; echo new > new.py; git add --all"}
+    first = run(tmp_path / "first", break_it, node=node)
+    (layer,) = node.scratch.glob("layer-*")
+    assert layer.name == f"layer-{first.record.base_tree}"
+    inode = layer.stat().st_ino
+    look = {"run": "git status --porcelain --ignored; git stash list; cat a.py; ls -A"}
+    second = run(tmp_path / "second", look, node=node)
+    assert second.record.workspace_kind == first.record.workspace_kind == "overlay"
+    assert [p.stat().st_ino for p in node.scratch.glob("layer-*")] == [inode]
+    assert second.text("stdout.log") == BASE["a.py"] + ".git\n.gitignore\na.py\nfirst.txt\n"
+    assert first.record.patch.files == (".gitignore", "a.py", "new.py")
+    assert second.record.patch is None
+    other = run(tmp_path / "other", {"run": "cat a.py"}, base={"a.py": "other\n"}, node=node)
+    assert other.text("stdout.log") == "other\n"
+    (layer,) = node.scratch.glob("layer-*")
+    assert layer.name == f"layer-{other.record.base_tree}"
+    assert other.record.base_tree != first.record.base_tree
+    assert mounts_below(node.scratch) == []
