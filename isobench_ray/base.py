@@ -110,6 +110,7 @@ class Base(NamedTuple):
             f"objects/pack/{name}.pack": self.pack,
             "index": self.git_index,
         }
+        git_dir.mkdir(parents=True)
         for path, content in files.items():
             place = git_dir / path
             (place if content is None else place.parent).mkdir(parents=True, exist_ok=True)

@@ -406,7 +406,7 @@ def test_what_a_worker_leaves_can_be_removed_in_the_moment_of_its_death(
 ):
     """Its mount(8) and umount(8) may outlive it by a moment."""
     base_file = keep_base(bases[0][1], tmp_path)
-    process = start(programs.remove_behind_the_dying, base_file, room, kind, 25)
+    process = start(programs.remove_behind_the_dying, base_file, room, kind, 6)
     with ended(process):
         assert answer(process) == "removed"
 

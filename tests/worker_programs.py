@@ -236,7 +236,7 @@ def remove_behind_the_dying() -> None:
             while True:
                 with open_workspace(base, room, kind):
                     pass
-        time.sleep(0.02 + 0.003 * number)
+        time.sleep(0.02 + 0.012 * number)
         os.kill(child, signal.SIGKILL)  # and not the programs that it started
         remove_tree(room)
         os.waitpid(child, 0)
