@@ -85,14 +85,20 @@ def remove_tree(folder: Path) -> None:
     raise OSError(f"cannot remove {folder}: {problem}")
 
 
-def _layer(base: Base, room: Path) -> Path:
-    """The base, written for overlays to lie upon; it appears whole or not at all."""
+def remove_other_layers(base: Base, room: Path) -> None:
+    """Remove the layers of other bases, and one that was not finished."""
     layer, unfinished = layer_of(base, room), room / "layer-unfinished"
     remove_tree(unfinished)
     for other in room.glob("layer-*"):
         if other != layer:
             other.rename(unfinished)  # none is ever half removed under its own name
             remove_tree(unfinished)
+
+
+def _layer(base: Base, room: Path) -> Path:
+    """The base, written for overlays to lie upon; it appears whole or not at all."""
+    layer, unfinished = layer_of(base, room), room / "layer-unfinished"
+    remove_other_layers(base, room)
     if not layer.is_dir():
         try:
             _write(base, unfinished)

@@ -106,8 +106,9 @@ class Worker:
         start = time.monotonic()
         record: Record | None = None
         failure: Failure | None = None
-        artifacts = clear_scratch(self._node, base)
+        artifacts = self._node.scratch / "none-yet"
         try:
+            artifacts = clear_scratch(self._node, base)
             record = stage(artifacts)
         except FailureRaised as raised:
             failure = raised.failure

@@ -17,7 +17,7 @@ from isobench_ray.overlay import why_no_overlay
 from isobench_ray.process import boot_id, start_ticks
 from isobench_ray.sandbox import Sandbox, open_sandbox
 from isobench_ray.trial import WorkerFacts
-from isobench_ray.workspace import WorkspaceKind, layer_of, remove_tree
+from isobench_ray.workspace import WorkspaceKind, layer_of, remove_other_layers, remove_tree
 
 
 class Node(NamedTuple):
@@ -90,6 +90,7 @@ def clear_scratch(node: Node, base: Base) -> Path:
 
     Returns the new, empty folder for the artifacts of the next one.
     """
+    remove_other_layers(base, node.scratch)
     for entry in node.scratch.iterdir():
         if entry not in (node.ledger, layer_of(base, node.scratch)):
             remove_tree(entry)

@@ -39,7 +39,7 @@ def overlay(setting: Setting) -> Iterator[tuple[float, float]]:
     """The same with an overlay over a layer that is there already."""
     why = why_no_overlay(setting.folder)
     if why is not None:
-        raise LeftOut(f"no overlay can be mounted: {why}")
+        raise LeftOut(f"no overlay can be mounted: {why.splitlines()[0]}")
     room = setting.folder / "overlay-room"
     room.mkdir()
     with open_workspace(setting.base, room, "overlay"):
