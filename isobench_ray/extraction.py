@@ -302,8 +302,12 @@ class _Taking:
             return {}
         rules = self._scratch / "rules"
         rules.mkdir()
+        no_folders = tuple(path + b"/" for path in new)  # a rule `build/` is not about a file
         for entry in self._base.entries:
-            if entry.path.rpartition(b"/")[2] == b".gitignore" and stat.S_ISREG(entry.mode):
+            name = entry.path.rpartition(b"/")[2]
+            if name != b".gitignore" or not stat.S_ISREG(entry.mode):
+                continue
+            if not entry.path.startswith(no_folders):
                 place = rules / os.fsdecode(entry.path)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(self._base.bytes_of(entry))

@@ -38,6 +38,7 @@ from tests.fixtures_git import (
     History,
     bake,
     commit_all,
+    make_history,
     run_git,
     write_all,
 )
@@ -509,6 +510,17 @@ def test_only_the_bases_ignore_files_count_the_nested_ones_too(bench):
         "csrc/other.so: ignored by csrc/.gitignore:1 (*.so)",
         "debug.log: ignored by .gitignore:1 (*.log)",
     )
+
+
+def test_a_file_in_the_place_of_an_ignored_folder_with_rules_of_its_own_is_taken(tmp_path):
+    files: Files = {".gitignore": "build/\n", "build/.gitignore": "*.o\n", "a.py": "a\n"}
+    base = bake(make_history(tmp_path / "o", files, {"a.py": "b\n"}), tmp_path / "c").base
+    harness = open_harness(base, tmp_path / "harness.git")
+    with open_workspace(base, tmp_path) as folder:
+        shutil.rmtree(folder / "build")
+        write_all(folder, {"build": "now a file\n"})
+        extraction = extract(base, folder, harness, PatchPolicy())
+    assert (extraction.patch.files, extraction.excluded) == (("build", "build/.gitignore"), ())
 
 
 def test_the_policy_takes_files_that_rules_hide_and_hides_others(bench):
