@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from typing import NamedTuple
 
 import git as gitpython
 
+from isobench_ray.addresses import join_url, repository_name
 from isobench_ray.base import GITLINK, Base, Entry, make_index
 from isobench_ray.errors import FailureRaised, UserError
 from isobench_ray.failure import FailureClass, fail
@@ -416,43 +416,6 @@ def cache_folder() -> Path:
     """Where mirrors lie: isobench-ray/repositories under the user's cache folder."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "isobench-ray" / "repositories"
-
-
-def repository_name(url: str) -> str:
-    """The last word of a URL, a path or an scp-like address, without `.git`, safe as a name."""
-    last = re.split(r"[/:]", url.rstrip("/"))[-1].removesuffix(".git")
-    return re.sub(r"[^A-Za-z0-9._-]", "-", last) or "repository"
-
-
-def same_repository(url: str) -> str:
-    """One spelling for all addresses of a repository: without scheme, user, `.git` and slash.
-
-    `https://github.com/a/b.git`, `git@github.com:a/b` and `ssh://git@github.com/a/b/` are one.
-    """
-    place = re.sub(r"^[A-Za-z][A-Za-z0-9+.-]*://", "", url)
-    if place == url:
-        place = re.sub(r"^([^/:]+):", r"\1/", url)  # scp-like
-    host, _, path = place.partition("/")
-    return f"{host.rpartition('@')[2].lower()}/{path.strip('/').removesuffix('.git')}"
-
-
-def join_url(url: str, relative: str) -> str:
-    """A submodule's URL; those that begin with ./ or ../ are relative to the repository's.
-
-    Raises:
-        ValueError: it climbs above the repository's host.
-    """
-    if not relative.startswith(("./", "../")):
-        return relative
-    base, rest = url.rstrip("/"), relative
-    while rest.startswith(("./", "../")):
-        if rest.startswith("../"):
-            cut = max(base.rfind("/"), base.rfind(":"))
-            if cut < 0 or cut == len(base) - 1 or (cut and base[cut - 1] in ":/"):
-                raise ValueError(f"{relative} leads out of {url}")
-            base = base[:cut] if base[cut] == "/" else base[: cut + 1]
-        rest = rest.partition("/")[2]
-    return f"{base}{'' if base.endswith(':') else '/'}{rest}"
 
 
 def _not_parent(task: Task, human: _Commit, problem: str) -> FailureRaised:

@@ -10,6 +10,7 @@ import platform
 from collections.abc import Callable
 
 from isobench_ray import __version__
+from isobench_ray.addresses import same_repository
 from isobench_ray.agents import AGENTS
 from isobench_ray.errors import FailureRaised, UserError
 from isobench_ray.experiment import AgentSpec, WorkspaceSettings
@@ -30,7 +31,6 @@ from isobench_ray.repository import (
     ResolvedTask,
     cache_folder,
     open_repository,
-    same_repository,
 )
 from isobench_ray.results import Results, Snapshot
 from isobench_ray.schema import sha256_hex, utc_now

@@ -12,15 +12,13 @@ from pathlib import Path
 import git as gitpython
 import pytest
 
+from isobench_ray.addresses import join_url, repository_name, same_repository
 from isobench_ray.base import Base
 from isobench_ray.errors import FailureRaised
 from isobench_ray.failure import FailureClass
 from isobench_ray.repository import (
     cache_folder,
-    join_url,
     open_repository,
-    repository_name,
-    same_repository,
 )
 from isobench_ray.task import Task
 from tests.fixtures_git import (
