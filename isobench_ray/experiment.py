@@ -273,7 +273,10 @@ class PatchPolicy(UserModel):
     max_file_mb: PositiveFloat = 20
     """Larger changed files stay as in the base, and are listed."""
     max_total_mb: PositiveFloat = 200
-    """Most megabytes of all changed files; the largest beyond stay as in the base."""
+    """Most megabytes of all changed files with their names; the largest beyond stay as in the
+    base. A patch that an agent hands in and that is larger does not apply."""
+    max_files: PositiveInt = 20_000
+    """Most changed files; those beyond stay as in the base, the largest first."""
     enforce: tuple[Literal["target_files", "protected_paths"], ...] = ()
     """Which of the task's rules quarantine a patch that breaks them. Always recorded. Part of no
     identity: it can be changed without a new trial."""

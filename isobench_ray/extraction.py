@@ -1,9 +1,9 @@
 """Taking the patch: the difference between a workspace's files and its base, whatever is in it.
 
-Covers the scan of a folder that an agent left, the rules of what belongs to a patch, and strict
-application. Nothing of the agent's git takes part: every file is read once and compared byte by
-byte with the base; what differs becomes a blob in the harness's own git directory. The diff is
-verified: applied to the base it must give the same tree.
+Covers the scan of a folder that an agent left, and the rules of what belongs to a patch. Nothing of
+the agent's git takes part: every file is read once and compared byte by byte with the base; what
+differs becomes a blob in the harness's own git directory. The diff is verified: applied to the base
+it must give the same tree.
 """
 
 from __future__ import annotations
@@ -19,19 +19,10 @@ from typing import NamedTuple
 from isobench_ray.base import GITLINK, Base, Entry
 from isobench_ray.experiment import PatchPolicy
 from isobench_ray.failure import FailureClass, fail
+from isobench_ray.left_out import megabytes, summarise
+from isobench_ray.patches import Extraction, describe_patch
 from isobench_ray.path_rules import matching
-from isobench_ray.plumbing import (
-    GitError,
-    apply_to_tree,
-    diff_trees,
-    git,
-    git_word,
-    list_files,
-    numstat,
-    objects_of_files,
-)
-from isobench_ray.schema import sha256_hex
-from isobench_ray.trial import Patch
+from isobench_ray.plumbing import diff_trees, git, git_word, list_files, objects_of_files
 
 SCRATCH = (
     "__pycache__/",
@@ -53,18 +44,11 @@ _NOT_AS_SCANNED = {
     errno.ENXIO,  # a socket now
 }
 """What reading says of a path that became another kind since it was scanned, or none."""
-_NAMED_BESIDE_OTHERS = 20
-"""Most files left out of a folder for one reason, beside files that were not, by name."""
+_HEADER_BYTES, _HEADER_NAMES = 200, 4
+"""What git writes of a changed file besides its content: bytes, and how often its name."""
+_SCAN_LIMIT = 1_000_000
+"""New files that are looked at; a workspace with more is not read to its end."""
 _PATH_LIMIT = os.pathconf("/", "PC_PATH_MAX") - 1
-
-
-class Extraction(NamedTuple):
-    """A patch and its text."""
-
-    patch: Patch
-    text: bytes
-    excluded: tuple[str, ...] = ()
-    """What was left out, with reasons; empty for a patch that was handed in."""
 
 
 def extract(base: Base, folder: Path, harness: Path, policy: PatchPolicy) -> Extraction:
@@ -72,9 +56,12 @@ def extract(base: Base, folder: Path, harness: Path, policy: PatchPolicy) -> Ext
 
     Args:
         base: what the folder held at first.
-        folder: the workspace; no process may be writing to it, though nothing breaks if one does.
+        folder: the workspace, after all of the agent's processes have ended.
         harness: the harness's git directory of the base.
         policy: what belongs to a patch.
+
+    Everything in the folder may be an agent's trap, but nothing may still write to it: the scan
+    goes by paths, and a folder swapped for a link while it runs would be followed.
 
     Raises:
         FailureRaised: tree_mismatch, when the diff does not give the tree that it came from.
@@ -92,28 +79,6 @@ def extract(base: Base, folder: Path, harness: Path, policy: PatchPolicy) -> Ext
             extraction.patch.apply_error,
         )
     return extraction._replace(excluded=excluded)
-
-
-def describe_patch(harness: Path, base_tree: str, text: bytes) -> Extraction:
-    """Apply a diff to the base, strictly, and say what it is. One that does not apply is kept."""
-    patch = Patch(
-        sha256=sha256_hex(text),
-        size_bytes=len(text),
-        base_tree=base_tree,
-        tree=None,
-    )
-    try:
-        tree = apply_to_tree(harness, base_tree, text)
-    except GitError as error:
-        return Extraction(patch.model_copy(update={"apply_error": str(error)}), text)
-    rows = numstat(harness, base_tree, tree)
-    facts = {
-        "tree": tree,
-        "files": tuple(row[0] for row in rows),
-        "lines_added": _total([row[1] for row in rows]),
-        "lines_removed": _total([row[2] for row in rows]),
-    }
-    return Extraction(patch.model_copy(update=facts), text)
 
 
 class _Found(NamedTuple):
@@ -159,7 +124,7 @@ class _Taking:
 
     def excluded(self) -> tuple[str, ...]:
         """What was left out, with reasons; a folder of which nothing was taken is one line."""
-        return tuple(sorted(_summarise(self._left_out, self._seen | set(self._known))))
+        return tuple(sorted(summarise(self._left_out, self._seen | set(self._known))))
 
     def _leave_out(self, path: bytes, reason: str) -> None:
         """Keep a path as it is in the base, and say so."""
@@ -170,15 +135,22 @@ class _Taking:
 
     def _changed(self) -> Iterator[_Found]:
         """Walk the workspace; every file and link that is not as in the base."""
+        n_new = 0
         for path, status in self._walk():
             mode = _git_mode(status)
             known = self._known.get(path)
+            n_new += known is None
+            if known is None and n_new > _SCAN_LIMIT:
+                continue
             if mode is None:
                 self._left_out.append((path, "not a regular file"))
                 continue
             self._seen.add(path)
             if known is None or known.mode != mode or not self._equal(known, status):
                 yield _Found(path, mode, status.st_size)
+        if n_new > _SCAN_LIMIT:
+            words = f"{n_new - _SCAN_LIMIT} new files beyond the first {_SCAN_LIMIT}"
+            self._left_out.append((b".", words))
 
     def _walk(self) -> Iterator[tuple[bytes, os.stat_result]]:
         """All paths but folders and git directories; submodules are not entered."""
@@ -264,18 +236,26 @@ class _Taking:
         return content
 
     def _within_size(self, found: list[_Found]) -> list[_Found]:
-        """Leave out files above the limits: single ones, and the largest of too many."""
+        """Leave out files above the limits: single ones, and the largest of too many.
+
+        A file counts with what its name adds to a patch, so that empty ones are not free.
+        """
         policy = self._policy
         single, total = int(policy.max_file_mb * 1e6), int(policy.max_total_mb * 1e6)
-        kept, sum_of_sizes = [], 0
+        kept: list[_Found] = []
+        sum_of_sizes = 0
         for item in sorted(found, key=lambda item: (item.size, item.path)):
             if item.size > single:
-                reason = f"{item.size / 1e6:.1f} MB, more than {policy.max_file_mb:g} MB"
+                reason = f"{megabytes(item.size)} MB, more than {policy.max_file_mb:g} MB"
                 self._leave_out(item.path, reason)
-            elif sum_of_sizes + item.size > total:
+                continue
+            size = item.size + _HEADER_BYTES + _HEADER_NAMES * len(item.path)
+            if sum_of_sizes + size > total:
                 self._leave_out(item.path, f"the patch exceeds {policy.max_total_mb:g} MB")
+            elif len(kept) >= policy.max_files:
+                self._leave_out(item.path, f"the patch exceeds {policy.max_files} files")
             else:
-                sum_of_sizes += item.size
+                sum_of_sizes += size
                 kept.append(item)
         return kept
 
@@ -355,35 +335,3 @@ def _git_mode(status: os.stat_result) -> int | None:
     if stat.S_ISREG(status.st_mode):
         return 0o100755 if status.st_mode & stat.S_IXUSR else 0o100644
     return None
-
-
-def _summarise(left_out: list[tuple[bytes, str]], present: set[bytes]) -> Iterator[str]:
-    """Lines `path: reason`; files of a folder that holds nothing else, or many, are one line."""
-    filled = {b"", b"."}
-    for path in present:
-        parent = path.rpartition(b"/")[0]
-        while parent not in filled:
-            filled.add(parent)
-            parent = parent.rpartition(b"/")[0]
-    groups: dict[tuple[bytes, str], list[bytes]] = {}
-    for path, reason in left_out:
-        parts = path.split(b"/")
-        heads = (b"/".join(parts[:n]) for n in range(1, len(parts)))
-        beside = path.rpartition(b"/")[0] or b"."
-        top = next((head for head in heads if head not in filled), beside)
-        groups.setdefault((top, reason), []).append(path)
-    for (top, reason), paths in groups.items():
-        if len(paths) > (_NAMED_BESIDE_OTHERS if top in filled else 1):
-            yield f"{_shown(top)}/ ({len(paths)} files): {reason}"
-        else:
-            yield from (f"{_shown(path)}: {reason}" for path in paths)
-
-
-def _shown(path: bytes) -> str:
-    return path.decode(errors="backslashreplace")
-
-
-def _total(counts: list[int | None]) -> int | None:
-    """The sum; None as soon as one count is unknown (binary files)."""
-    known = [count for count in counts if count is not None]
-    return sum(known) if len(known) == len(counts) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,15 @@ NEUTRAL_ATTRIBUTES = "* -text !eol -ident !filter !working-tree-encoding !diff !
 """For info/attributes, which wins over .gitattributes: bytes stay as they are."""
 
 
+_LIMITED = 'ulimit -v "$0" && exec "$@"'
+APPLY_MEMORY_BYTES = 4_000_000_000
+"""Address space of `git apply`: a diff of a megabyte can declare a file of gigabytes."""
+
+
+_HEADER_IN_SPACED_FOLDER = re.compile(rb"^diff --git a/(.* /.*) b/\1$", re.MULTILINE)
+"""Of a path in a folder named "x ": git reads this header back only in quotes."""
+
+
 class GitError(Exception):
     """Git ended with an error; the message is what it said."""
 
@@ -45,8 +55,11 @@ def git(
     env: dict[str, str] | None = None,
     cwd: Path | None = None,
     accept: tuple[int, ...] = (0,),
+    memory_bytes: int | None = None,
 ) -> bytes:
     """Run git on a git directory and return its output.
+
+    With `memory_bytes` git gets no more address space: for input that an agent wrote.
 
     Raises:
         GitError: the exit status is none of those to accept.
@@ -55,8 +68,11 @@ def git(
     variables |= NEUTRAL_ENVIRONMENT | (env or {})
     if git_dir is not None:
         variables["GIT_DIR"] = str(git_dir)
+    argv = ["git", *_NEUTRAL_OPTIONS, *arguments]
+    if memory_bytes is not None:
+        argv = ["/bin/sh", "-c", _LIMITED, str(memory_bytes // 1024), *argv]
     done = subprocess.run(
-        ["git", *_NEUTRAL_OPTIONS, *arguments],
+        argv,
         input=data,
         capture_output=True,
         env=variables,
@@ -85,7 +101,8 @@ def init_bare(git_dir: Path) -> None:
 def diff_trees(git_dir: Path, old: str, new: str) -> bytes:
     """The binary-safe diff between two trees, which `git apply` takes."""
     options = ("-p", "--binary", "--full-index", "--no-renames", "--no-ext-diff", "--no-textconv")
-    return git(git_dir, "diff-tree", *options, old, new)
+    text = git(git_dir, "diff-tree", *options, old, new)
+    return _HEADER_IN_SPACED_FOLDER.sub(rb'diff --git "a/\1" "b/\1"', text)
 
 
 def numstat(git_dir: Path, old: str, new: str) -> list[tuple[str, int | None, int | None]]:
@@ -97,6 +114,14 @@ def numstat(git_dir: Path, old: str, new: str) -> list[tuple[str, int | None, in
         counts = [None if word == b"-" else int(word) for word in (added, removed)]
         rows.append((path.decode(errors="backslashreplace"), counts[0], counts[1]))
     return rows
+
+
+def changed_sizes(git_dir: Path, old: str, new: str) -> list[int]:
+    """Bytes of each file that is new or other in the second tree."""
+    lines = list_files(git(git_dir, "diff-tree", "-r", "-z", "--no-renames", old, new))[::2]
+    oids = [oid for _, mode, _, oid, *_ in map(bytes.split, lines) if mode[:2] in (b"10", b"12")]
+    asked = ("cat-file", "--batch-check=%(objectsize)")
+    return [int(n) for n in git(git_dir, *asked, data=b"\n".join(oids)).split()]
 
 
 def objects_of_files(git_dir: Path, files: Sequence[Path]) -> list[str]:
@@ -117,7 +142,8 @@ def apply_to_tree(git_dir: Path, base_tree: str, patch: bytes) -> str:
     with tempfile.TemporaryDirectory(dir=git_dir) as folder:
         env = {"GIT_INDEX_FILE": f"{folder}/index"}
         git(git_dir, "read-tree", base_tree, env=env)
-        git(git_dir, "apply", "--cached", "--whitespace=nowarn", data=patch, env=env)
+        apply = ("apply", "--cached", "--whitespace=nowarn")
+        git(git_dir, *apply, data=patch, env=env, memory_bytes=APPLY_MEMORY_BYTES)
         return git_word(git_dir, "write-tree", env=env)
 
 

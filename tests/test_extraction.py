@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -30,7 +31,9 @@ import pytest
 
 from isobench_ray.base import Base
 from isobench_ray.experiment import PatchPolicy
-from isobench_ray.extraction import Extraction, describe_patch, extract
+from isobench_ray.extraction import extract
+from isobench_ray.patches import Extraction, describe_patch
+from isobench_ray.plumbing import GitError, git
 from isobench_ray.workspace import open_harness, open_workspace
 from tests.fixtures_git import (
     Baked,
@@ -572,8 +575,60 @@ def test_a_file_above_the_limit_stays_as_in_the_base_and_is_listed(bench):
 def test_of_too_many_bytes_the_largest_files_stay_out(bench):
     sizes = {"a.py": 50_000, "n1": 10_000, "n2": 20_000, "n3": 30_000, "n4": 40_000}
     write_all(bench.folder, {name: "x" * size for name, size in sizes.items()})
-    excluded = bench.take(b"a.py", b"n4", policy=PatchPolicy(max_total_mb=0.06))
-    assert excluded == ("a.py: the patch exceeds 0.06 MB", "n4: the patch exceeds 0.06 MB")
+    excluded = bench.take(b"a.py", b"n4", policy=PatchPolicy(max_total_mb=0.061))
+    assert excluded == ("a.py: the patch exceeds 0.061 MB", "n4: the patch exceeds 0.061 MB")
+
+
+def test_names_count_too_so_that_empty_files_are_not_free(bench):
+    names = [f"{'n' * 200}{number}" for number in range(10)]
+    write_all(bench.folder, dict.fromkeys(names, ""))
+    left_out = bench.extract(PatchPolicy(max_total_mb=0.004)).excluded
+    assert len(left_out) == 7
+    assert bench.extract().excluded == ()
+
+
+def test_of_too_many_files_those_beyond_stay_out(bench):
+    write_all(bench.folder, {f"n{number}": "x" * number for number in range(6)})
+    excluded = bench.take(b"n4", b"n5", policy=PatchPolicy(max_files=4))
+    assert excluded == ("n4: the patch exceeds 4 files", "n5: the patch exceeds 4 files")
+
+
+@pytest.mark.parametrize("content", ["", b"\0\1", "text\n"], ids=["empty", "binary", "text"])
+def test_a_file_in_a_folder_whose_name_ends_in_a_space_is_taken(bench, content):
+    write_all(bench.folder, {"x /e": content, "y /deep /run.sh": content})
+    (bench.folder / "y /deep /run.sh").chmod(0o755)
+    assert bench.take() == ()
+
+
+def test_a_change_of_mode_alone_in_such_a_folder_is_taken(tmp_path):
+    made = make_history(tmp_path / "o", {"x /run.sh": "#!\n"}, {"a.py": "b\n"})
+    base = bake(made, tmp_path / "c").base
+    harness = open_harness(base, tmp_path / "harness.git")
+    with open_workspace(base, tmp_path) as folder:
+        (folder / "x /run.sh").chmod(0o755)
+        patch = extract(base, folder, harness, PatchPolicy()).patch
+    run_git(made.folder, "checkout", "--quiet", made.base)
+    (made.folder / "x /run.sh").chmod(0o755)
+    run_git(made.folder, "add", "--all")
+    assert patch.tree == run_git(made.folder, "write-tree") != base.tree
+
+
+PIPES = """\
+import os, sys
+os.chdir(sys.argv[1])
+for _ in range(1_800):
+    os.mkdir("d")
+    os.chdir("d")
+for number in range(3_000):
+    os.mkfifo(str(number))
+"""
+
+
+@pytest.mark.timeout(60)
+def test_thousands_of_things_left_out_at_the_bottom_of_a_deep_folder_stall_nothing(bench):
+    """When every folder on the way was looked at for each of them it took minutes."""
+    subprocess.run([sys.executable, "-c", PIPES, bench.folder], check=True)
+    assert bench.extract().excluded == ("d/ (3000 files): not a regular file",)
 
 
 def test_a_sparse_file_of_gigabytes_is_listed_and_never_read(bench):
@@ -822,6 +877,7 @@ import base64, json, os, pickle, sys
 from pathlib import Path
 from isobench_ray.experiment import PatchPolicy
 from isobench_ray.extraction import extract
+from isobench_ray.plumbing import GitError, git
 from isobench_ray.workspace import open_harness, open_workspace
 
 base = pickle.loads(Path(sys.argv[1]).read_bytes())
@@ -1089,6 +1145,47 @@ def test_a_patch_that_leaves_the_tree_does_not_apply(bench, path):
     extraction = describe_patch(bench.harness, bench.scene.base.tree, text)
     assert extraction.patch.tree is None
     assert extraction.patch.apply_error
+
+
+def handed_in(bench: Bench, text: bytes, **limits: float) -> str | None:
+    policy = PatchPolicy.model_validate(limits)
+    return describe_patch(bench.harness, bench.scene.base.tree, text, policy).patch.apply_error
+
+
+def test_a_patch_that_is_handed_in_is_held_to_the_sizes_of_files(bench):
+    content = b"".join(b"%06d\n" % number for number in range(3_000))
+    lines = b"".join(b"+%06d\n" % number for number in range(3_000))
+    text = b"--- /dev/null\n+++ b/new\n@@ -0,0 +1,3000 @@\n" + lines
+    assert handed_in(bench, text) is None
+    assert len(content) == 21_000
+    assert "0.021 MB in one file" in (handed_in(bench, text, max_file_mb=0.02) or "")
+    assert "patch.max_total_mb" in (handed_in(bench, text, max_total_mb=0.02) or "")
+    both = text + text.replace(b"b/new", b"b/more")
+    assert "patch.max_files" in (handed_in(bench, both, max_files=1) or "")
+
+
+def test_a_small_patch_that_declares_a_huge_file_is_refused_before_git_sees_it(bench):
+    data = zlib.compress(bytes(10**8), 9)
+    lines = [data[at : at + 52] for at in range(0, len(data), 52)]
+    encoded = b"".join(_length(line) + base64.b85encode(line, pad=True) + b"\n" for line in lines)
+    header = b"diff --git a/n b/n\nnew file mode 100644\nindex %s..%s\nGIT binary patch\n"
+    text = header % (b"0" * 40, b"1" * 40) + b"literal %d\n" % 10**8 + encoded + b"\nliteral 0\n"
+    assert len(text) < 200_000
+    assert "100.0 MB in one file" in (handed_in(bench, text + b"HcmV?d00001\n\n") or "")
+
+
+def _length(line: bytes) -> bytes:
+    """Git's letter for the number of bytes in a line of a binary patch."""
+    return bytes([ord("A") + len(line) - 1 if len(line) <= 26 else ord("a") + len(line) - 27])
+
+
+def test_git_gets_no_more_memory_for_a_patch_than_it_is_told(bench):
+    text = b"--- /dev/null\n+++ b/new\n@@ -0,0 +1 @@\n+x\n"
+    apply = ("apply", "--cached", "--whitespace=nowarn")
+    env = {"GIT_INDEX_FILE": str(bench.place / "index")}
+    git(bench.harness, *apply, data=text, env=env, memory_bytes=10**9)  # the control
+    with pytest.raises(GitError):
+        git(bench.harness, *apply, data=text, env=env, memory_bytes=3_000_000)
 
 
 def test_text_that_is_no_patch_at_all_does_not_apply(bench):

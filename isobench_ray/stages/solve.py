@@ -15,7 +15,8 @@ from typing import NamedTuple
 from isobench_ray.agents import AGENTS, Account, AgentInput, AgentPaths
 from isobench_ray.base import Base
 from isobench_ray.experiment import PatchPolicy
-from isobench_ray.extraction import Extraction, describe_patch, extract
+from isobench_ray.extraction import extract
+from isobench_ray.patches import Extraction, describe_patch
 from isobench_ray.path_rules import matching
 from isobench_ray.process import ProcessResult, run_process
 from isobench_ray.runners import __file__ as runners_file
@@ -81,7 +82,7 @@ def solve(work: SolveWork, base: Base, execution: int, node: Node, artifacts: Pa
             run = run_agent(work, workspace, node, artifacts)
             extract_start = time.monotonic()
             if run.submission is not None:
-                extraction = describe_patch(harness, base.tree, run.submission)
+                extraction = describe_patch(harness, base.tree, run.submission, work.patch_policy)
             else:
                 extraction = extract(base, workspace, harness, work.patch_policy)
     extract_s = time.monotonic() - extract_start
@@ -173,8 +174,8 @@ def judge_outcome(
         return Outcome.AGENT_ERROR, f"ended with status {run.process.exit_code}"
     if not _is_empty(extraction.patch):
         return Outcome.PATCH, None
-    left_out = len(extraction.excluded)
-    return Outcome.NO_PATCH, f"all that changed was left out ({left_out})" if left_out else None
+    left_out = "all that changed was left out of the patch"
+    return Outcome.NO_PATCH, left_out if extraction.excluded else None
 
 
 def _record(

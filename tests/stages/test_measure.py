@@ -16,8 +16,8 @@ import pytest
 
 from isobench_ray.errors import FailureRaised
 from isobench_ray.experiment import MeasureSettings
-from isobench_ray.extraction import describe_patch
 from isobench_ray.failure import FailureClass
+from isobench_ray.patches import describe_patch
 from isobench_ray.session import ArmPlan, Scoreable, SessionPlan, SessionRecord, session_plan
 from isobench_ray.stages.measure import MeasureWork, block_seed, measure
 from isobench_ray.statistics import log_ratios

@@ -221,7 +221,7 @@ def test_what_was_left_out_of_a_patch_is_in_the_journal(tmp_path):
 def test_an_agent_whose_whole_change_was_left_out_has_no_patch_and_the_record_says_why(tmp_path):
     solved = run(tmp_path, {"run": "echo x > debug.log"})
     assert (solved.record.outcome, solved.record.patch) == (Outcome.NO_PATCH, None)
-    assert solved.record.outcome_detail == "all that changed was left out (1)"
+    assert solved.record.outcome_detail == "all that changed was left out of the patch"
     assert solved.record.excluded == ("debug.log: ignored by .gitignore:1 (*.log)",)
 
 
