@@ -184,7 +184,7 @@ def audit_workspaces(loaded: LoadedExperiment, ids: tuple[str, ...]) -> Iterator
                 audited = AuditedTask(
                     planned.task, planned.files, planned.repository, planned.resolved
                 )
-                yield audit_workspace(audited, node)
+                yield audit_workspace(audited, node, experiment.patch)
         finally:
             remove_tree(node.scratch)
 

@@ -310,9 +310,9 @@ def test_the_audit_prints_each_way_and_finds_none_open(cli, tiny):
     require_bubblewrap()
     done = cli("audit-workspace", tiny.write(), "sum")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "sum: no way open (17 tried; bubblewrap," in done.stdout
+    assert "sum: no way open (18 tried; bubblewrap," in done.stdout
     assert "replaying the human's diff gives the human's tree" in done.stdout
-    assert done.stdout.count("  closed  ") == 17
+    assert done.stdout.count("  closed  ") == 18
     assert done.stdout.endswith("1 tasks audited, 1 without a finding, 0 open ways\n")
 
 

@@ -1,7 +1,8 @@
 """Looks for the answer as an agent could: leak_probe.py QUESTIONS FINDINGS, from the workspace.
 
 Runs in the sandbox in an agent's place. QUESTIONS is a JSON object of what must not be found;
-FINDINGS becomes a JSON list of {"way", "found": [...]}, one entry per way that was tried.
+FINDINGS becomes a JSON list of {"way", "found": [...]}, one entry per way that was tried. A git
+that does not answer is a finding too: what it would have shown is not known.
 """
 
 import hashlib
@@ -41,6 +42,7 @@ class Probe:
 
     def __init__(self, path: Path) -> None:
         asked: dict[str, Any] = json.loads(path.read_text())
+        self.own_commit: str = asked["own_commit"]
         self.own_objects: set[str] = set(asked["own_objects"])
         self.hidden_objects: list[str] = asked["hidden_objects"]
         self.hidden_files: dict[str, int] = asked["hidden_files"]
@@ -76,14 +78,23 @@ class Probe:
 
     def other_objects(self) -> Iterator[str]:
         """Objects that belong neither to the base's tree nor to its commit, reachable or not."""
-        listing = git(
-            "cat-file", "--batch-all-objects", "--batch-check=%(objectname)", "--unordered"
-        )
-        others = set(listing.split()) - self.own_objects
+        others = all_objects() - self.own_objects
         if others:
             yield f"{len(others)} objects besides the base's, such as {min(others)}"
         lost = [line for line in git(*FSCK).splitlines() if line]
         yield from lost[:5]
+
+    def own_view(self) -> Iterator[str]:
+        """The control of all ways that ask git: it must run, and show the base and all of it."""
+        if git_folder() != WORKSPACE / ".git":
+            yield f"the workspace's git directory is {git_folder()}"
+        head = git("rev-parse", "HEAD").strip()
+        if head != self.own_commit:
+            yield f"HEAD is {head or 'not readable'}, not the base's commit"
+        missing = self.own_objects - all_objects()
+        if missing:
+            yield f"{len(missing)} of the base's objects cannot be listed, such as {min(missing)}"
+        yield from FAILED
 
     def references(self) -> Iterator[str]:
         """Branches, tags, remotes, stashes, notes."""
@@ -117,7 +128,8 @@ class Probe:
 
     def outer_repositories(self) -> Iterator[str]:
         """A repository that git finds around the workspace once its .git is gone."""
-        said = git("rev-parse", "--absolute-git-dir", folder=WORKSPACE.parent).strip()
+        argv = ("rev-parse", "--absolute-git-dir")
+        said = git(*argv, folder=WORKSPACE.parent, may_fail=True).strip()
         if said:
             yield said
 
@@ -169,16 +181,26 @@ class Probe:
         for place, folders, names in (step for walk in walks for step in walk):
             folders[:] = [name for name in folders if f"{place}/{name}".lstrip("/") not in UNSEEN]
             if "HEAD" in names and "objects" in folders and Path(place) != own:
-                found = git("--git-dir", place, "cat-file", "--batch-check", data=asked)
+                argv = ("--git-dir", place, "cat-file", "--batch-check")
+                found = git(*argv, data=asked, may_fail=True)
                 if any(not line.endswith(" missing") for line in found.splitlines()):
                     yield place
             for path in (Path(place, name) for name in names):
-                if path.suffix == ".bundle":
+                if path.suffix == ".bundle" and self.names_hidden(path):
                     yield str(path)
                 elif path.suffix != ".idx" or inside(path, own):
                     continue
                 elif packed(path) & set(self.hidden_objects):
                     yield str(path)
+
+    def names_hidden(self, path: Path) -> bool:
+        """Whether the beginning of a file, as of a bundle, names the human's commit."""
+        try:
+            with path.open("rb") as file:
+                head = file.read(65_536)
+        except OSError:
+            return False
+        return any(oid.encode() in head for oid in self.hidden_objects)
 
     def layers(self) -> Iterator[str]:
         """Folders behind an overlay, if they can be reached."""
@@ -219,14 +241,23 @@ def main() -> None:
     Path(sys.argv[2]).write_text(json.dumps(findings, indent=1) + "\n")
 
 
-def git(*arguments: str, data: str = "", folder: Path = WORKSPACE) -> str:
-    """Output of git as the agent would call it, with nothing that holds it back; '' on errors."""
+def git(*arguments: str, data: str = "", folder: Path = WORKSPACE, may_fail: bool = False) -> str:
+    """What git prints when called as the agent would call it, with nothing that holds it back."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     done = subprocess.run(
         ["git", "-c", "safe.directory=*", *arguments], cwd=folder, input=data.encode(),
         capture_output=True, env=environment, timeout=GIT_LIMIT_S, check=False,
     )  # fmt: skip
-    return done.stdout.decode(errors="replace") if done.returncode == 0 else ""
+    if done.returncode != 0 and not may_fail:
+        words = done.stderr.decode(errors="replace").strip()
+        FAILED.append(f"git {' '.join(arguments[:2])} ended with {done.returncode}: {words[:200]}")
+    return done.stdout.decode(errors="replace")
+
+
+def all_objects() -> "set[str]":
+    """Ids of all objects in the workspace's store, reachable or not."""
+    argv = ("cat-file", "--batch-all-objects", "--batch-check=%(objectname)", "--unordered")
+    return set(git(*argv).split())
 
 
 def git_folder() -> "Path | None":
@@ -282,6 +313,8 @@ def inside(path: Path, folder: "Path | None") -> bool:
 
 
 UNSEEN = {"proc", "sys", "dev"}
+FAILED: "list[str]" = []
+"""Calls of git that failed though nothing lets them, in its words."""
 WAYS = {
     "git log": Probe.log_of_all,
     "commit metadata": Probe.metadata,
@@ -299,6 +332,7 @@ WAYS = {
     "overlay layers": Probe.layers,
     "processes": Probe.processes,
     "network": Probe.network,
+    "git's own view": Probe.own_view,
 }
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from isobench_ray.agents import AgentInput
 from isobench_ray.agents.leak_audit import QUESTIONS
 from isobench_ray.base import GITLINK, Base
+from isobench_ray.experiment import PatchPolicy
 from isobench_ray.failure import FailureClass, fail
 from isobench_ray.process import tail
 from isobench_ray.repository import Repository, ResolvedTask
@@ -24,14 +25,16 @@ from isobench_ray.stages.installed import installed_copies, other_build
 from isobench_ray.stages.node import Node, clear_scratch
 from isobench_ray.stages.solve import SolveWork, run_agent, solve
 from isobench_ray.task import Task, TaskFiles
-from isobench_ray.trial import Trial
+from isobench_ray.trial import Outcome, Trial
 from isobench_ray.workspace import open_workspace
 
 AUDIT_WALL_S = 600.0
 _LEAVINGS = """\
-git stash list; echo note >> README.md; git add -A; git commit -qm 'what I did'
-git branch backup; git tag kept; echo more >> README.md; git stash; mkdir -p "$HOME/.cache" build
-cp -r . "$HOME/.cache/tree" 2>/dev/null; cp -r . "$TMPDIR/tree" 2>/dev/null; true
+set -e
+echo note >> isobench-note; git add --force isobench-note; git commit -qm 'what I did'
+git branch backup; git tag kept; echo more >> isobench-note; git stash -q; git stash apply -q
+mkdir -p "$HOME/.cache" build; cp -a .git "$HOME/.cache/git"; cp -a . "$TMPDIR/tree"
+test "$(git stash list)" && test -d "$TMPDIR/tree/.git"
 """
 """What the agent before does: everything that could be found by the next one."""
 
@@ -86,8 +89,8 @@ class AuditedTask(NamedTuple):
     resolved: ResolvedTask
 
 
-def audit_workspace(audited: AuditedTask, node: Node) -> LeakReport:
-    """Audit the workspace of one task on this node.
+def audit_workspace(audited: AuditedTask, node: Node, policy: PatchPolicy) -> LeakReport:
+    """Audit the workspace of one task on this node, under the experiment's patch policy.
 
     Raises:
         FailureRaised: the probe or another part failed.
@@ -96,7 +99,11 @@ def audit_workspace(audited: AuditedTask, node: Node) -> LeakReport:
     base, human = (repository.bake(tree) for tree in (resolved.base_tree, resolved.human_tree))
     node.compared_bases.update((base.tree, human.tree))  # reported here as a way of its own
     before = _steps([{"run": _LEAVINGS}])
-    solve(_work(audited, "scripted", before), human, 1, node, clear_scratch(node, human))
+    work = _work(audited, "scripted", before, policy)
+    left = solve(work, human, 1, node, clear_scratch(node, human))
+    if left.outcome is not Outcome.PATCH:
+        words = f"the agent before the audit ended as {left.outcome}, not with a patch"
+        raise fail(FailureClass.HARNESS_ERROR, words, left.outcome_detail)
     artifacts = clear_scratch(node, base)
     questions = make_questions(audited, base, human, node)
     with open_workspace(base, node.scratch, node.workspace_kind) as workspace:
@@ -112,7 +119,7 @@ def audit_workspace(audited: AuditedTask, node: Node) -> LeakReport:
         workspace_kind=node.workspace_kind,
         ways=(*ways, installed),
         human_tree=resolved.human_tree,
-        replayed_tree=_replay(audited, base, node),
+        replayed_tree=_replay(audited, base, node, policy),
     )
 
 
@@ -132,6 +139,7 @@ def make_questions(audited: AuditedTask, base: Base, human: Base, node: Node) ->
     host = urlsplit(audited.task.repository).hostname
     return json.dumps(
         {
+            "own_commit": base.commit,
             "own_objects": own,
             "hidden_objects": [*hidden, resolved.base_commit],
             "hidden_files": files,
@@ -164,10 +172,10 @@ def probe(
     return tuple(Way.model_validate(row) for row in rows)
 
 
-def _replay(audited: AuditedTask, base: Base, node: Node) -> str | None:
+def _replay(audited: AuditedTask, base: Base, node: Node, policy: PatchPolicy) -> str | None:
     """The tree of the patch that is taken when an agent applies the human's diff."""
     replay = _steps([{"apply": "human.patch"}], {"human.patch": audited.resolved.human_diff})
-    work = _work(audited, "scripted", replay)
+    work = _work(audited, "scripted", replay, policy)
     record = solve(work, base, 1, node, clear_scratch(node, base))
     return record.patch.tree if record.patch else base.tree
 
@@ -177,7 +185,9 @@ def _steps(steps: list[dict[str, str]], files: dict[str, bytes] | None = None) -
     return AgentInput(config={}, files=script | (files or {}), patch=None)
 
 
-def _work(audited: AuditedTask, kind: str, agent: AgentInput) -> SolveWork:
+def _work(
+    audited: AuditedTask, kind: str, agent: AgentInput, policy: PatchPolicy | None = None
+) -> SolveWork:
     return SolveWork(
         trial=Trial(task_id=audited.task.task_id, agent="audit", attempt=1),
         task=audited.task,
@@ -187,4 +197,5 @@ def _work(audited: AuditedTask, kind: str, agent: AgentInput) -> SolveWork:
         prompt="",
         agent_wall_s=AUDIT_WALL_S,
         concurrency=1,
+        patch_policy=policy or PatchPolicy(),
     )

@@ -13,8 +13,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from isobench_ray.errors import FailureRaised
+from isobench_ray.experiment import PatchPolicy
 from isobench_ray.overlay import why_no_overlay
 from isobench_ray.runners.leak_probe import WAYS
+from isobench_ray.stages import leak_audit
 from isobench_ray.stages.leak_audit import (
     AuditedTask,
     audit_workspace,
@@ -91,7 +94,7 @@ def test_no_way_is_open_in_our_workspace_even_after_a_trial_on_the_humans_tree(t
     why = why_no_overlay(scene.node.scratch) if kind == "overlay" else None
     if why is not None:
         pytest.skip(f"NO OVERLAYS ON THIS MACHINE: {why}")
-    report = audit_workspace(scene.audited, scene.node._replace(workspace_kind=kind))
+    report = audit_workspace(scene.audited, scene.node._replace(workspace_kind=kind), PatchPolicy())
     assert [way.way for way in report.ways] == [*WAYS, "installed packages"]
     assert report.leaks == []
     assert report.is_replayed
@@ -243,6 +246,17 @@ def leave_pack(scene: Scene, workspace: Path) -> None:
     shutil.rmtree(folder)
 
 
+def leave_bundle(scene: Scene, workspace: Path) -> None:
+    bundle = workspace / "build" / "all.bundle"
+    bundle.parent.mkdir()
+    run_git(scene.history.folder, "bundle", "create", "--quiet", str(bundle), "--all")
+
+
+def lose_the_pack(scene: Scene, workspace: Path) -> None:
+    for path in (workspace / ".git" / "objects" / "pack").glob("*.idx"):
+        path.unlink()
+
+
 def surround(scene: Scene, workspace: Path) -> None:
     run_git(workspace.parent, "init", "--quiet")
 
@@ -262,7 +276,10 @@ CONTROLS: dict[str, tuple[Callable[[Scene, Path], None], str]] = {
     "a build of the human's": (leave_human_file, "human files"),
     "a mirror in a cache": (leave_repository, "other repositories"),
     "a pack in a cache": (leave_pack, "other repositories"),
-    "a bundle": (note("build/all.bundle", "x"), "other repositories"),
+    "a bundle": (leave_bundle, "other repositories"),
+    "a git that does not answer": (note(".git/config", "[core\nbroken"), "git's own view"),
+    "a base that is not whole": (lose_the_pack, "git's own view"),
+    "another HEAD": (commit_more, "git's own view"),
 }
 
 
@@ -302,6 +319,26 @@ def test_every_way_has_something_above_that_opens_it():
     controlled = {way for _, way in CONTROLS.values()}
     elsewhere = {"words in processes", "overlay layers", "processes", "network"}
     assert controlled | elsewhere == set(WAYS)
+
+
+def test_a_whole_clone_whose_git_is_broken_does_not_pass(scene):
+    folder = clone(scene)
+    (folder / ".git" / "config").write_text("[core\nbroken")
+    assert "git's own view" in scene.ask(folder)
+
+
+def test_a_foreign_bundle_of_certificates_is_no_leak(scene):
+    with ours(scene) as workspace:
+        note("build/ca.bundle", "-----BEGIN CERTIFICATE-----\n")(scene, workspace)
+        assert "other repositories" not in scene.ask(workspace)
+
+
+def test_the_audit_fails_where_its_worst_case_did_not_happen(tmp_path, monkeypatch):
+    require_bubblewrap()
+    scene = make_scene(tmp_path, "auto")
+    monkeypatch.setattr(leak_audit, "_LEAVINGS", "set -e; false")
+    with pytest.raises(FailureRaised, match="the agent before the audit ended as agent_error"):
+        audit_workspace(scene.audited, scene.node, PatchPolicy())
 
 
 def test_an_interface_besides_the_loopback_is_found(scene):
