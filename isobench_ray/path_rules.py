@@ -25,6 +25,15 @@ PathRule = Annotated[str, AfterValidator(_refuse_bad_rule)]
 """One pattern, refused on reading if it is none."""
 
 
+def is_rule(text: str) -> bool:
+    """Whether a line is a pattern that can be read; git passes over those that cannot."""
+    try:
+        _refuse_bad_rule(text)
+    except ValueError:
+        return False
+    return True
+
+
 def matching(patterns: Iterable[str], paths: Iterable[str]) -> set[str]:
     """The paths that patterns in .gitignore's syntax name."""
     spec = GitIgnoreSpec.from_lines(patterns)

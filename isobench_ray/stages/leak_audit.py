@@ -21,7 +21,7 @@ from isobench_ray.failure import FailureClass, fail
 from isobench_ray.process import tail
 from isobench_ray.repository import Repository, ResolvedTask
 from isobench_ray.schema import RecordModel
-from isobench_ray.stages.installed import installed_copies, other_build
+from isobench_ray.stages.installed import other_builds
 from isobench_ray.stages.node import Node, clear_scratch
 from isobench_ray.stages.solve import SolveWork, run_agent, solve
 from isobench_ray.task import Task, TaskFiles
@@ -108,11 +108,8 @@ def audit_workspace(audited: AuditedTask, node: Node, policy: PatchPolicy) -> Le
     questions = make_questions(audited, base, human, node)
     with open_workspace(base, node.scratch, node.workspace_kind) as workspace:
         ways = probe(audited, questions, workspace, node, artifacts)
-    packages = (
-        other_build(copy, base.entries, resolved.base_commit)
-        for copy in installed_copies(node, base)
-    )
-    installed = Way(way="installed packages", found=tuple(p for p in packages if p is not None))
+    builds = tuple(other_builds(node, base, audited.task))
+    installed = Way(way="installed packages", found=builds)
     return LeakReport(
         task_id=audited.task.task_id,
         sandbox=node.sandbox.facts.mechanism,

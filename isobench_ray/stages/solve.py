@@ -76,7 +76,7 @@ def solve(work: SolveWork, base: Base, execution: int, node: Node, artifacts: Pa
         run, workspace_s, extract_start = AgentRun(None, None), 0.0, time.monotonic()
         extraction = describe_patch(harness, base.tree, work.agent.patch)
     else:
-        refuse_other_builds(node, base, work.task.base_commit)
+        refuse_other_builds(node, base, work.task)
         with open_workspace(base, node.scratch, node.workspace_kind) as workspace:
             workspace_s = time.monotonic() - start
             run = run_agent(work, workspace, node, artifacts)
