@@ -15,6 +15,7 @@ NEUTRAL_ENVIRONMENT = {
     "GIT_ATTR_NOSYSTEM": "1",
     "GIT_TERMINAL_PROMPT": "0",
     "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o ConnectTimeout=30 -o ServerAliveInterval=30",
     "LC_ALL": "C.UTF-8",
 }
 _NEUTRAL_OPTIONS = (
@@ -28,6 +29,10 @@ _NEUTRAL_OPTIONS = (
     "core.quotePath=true",
     "-c",
     "gc.auto=0",
+    "-c",
+    "http.lowSpeedLimit=1000",
+    "-c",
+    "http.lowSpeedTime=60",
     "-c",
     "safe.directory=*",
 )

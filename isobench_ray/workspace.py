@@ -18,7 +18,7 @@ from typing import Literal
 
 from isobench_ray.base import Base
 from isobench_ray.failure import FailureClass, fail
-from isobench_ray.overlay import mount_overlay, unmount_below
+from isobench_ray.overlay import OverlayError, mount_overlay, unmount_below
 
 WorkspaceKind = Literal["copy", "overlay"]
 REMOVAL_WAITS_S = (0.0, 0.1, 1.0, 0.0)
@@ -67,7 +67,7 @@ def remove_tree(folder: Path) -> None:
     """Remove a folder whatever is in it: mounts, any depth, folders without permissions.
 
     Raises:
-        OSError: something cannot be removed, in rm's words.
+        OSError: something cannot be unmounted or removed, in the words of umount or rm.
     """
     if not os.path.lexists(folder):
         return
@@ -75,11 +75,15 @@ def remove_tree(folder: Path) -> None:
     allow = ["chmod", "-R", "u+rwX", "--", str(folder)]
     problem = ""
     for wait_s in REMOVAL_WAITS_S:
-        unmount_below(folder)
-        done = subprocess.run(remove, capture_output=True, text=True, check=False)
-        if done.returncode == 0:
-            return
-        problem = done.stderr.strip()
+        try:
+            unmount_below(folder)
+        except OverlayError as error:
+            problem = str(error)
+        else:
+            done = subprocess.run(remove, capture_output=True, text=True, check=False)
+            if done.returncode == 0:
+                return
+            problem = done.stderr.strip()
         subprocess.run(allow, capture_output=True, check=False)
         time.sleep(wait_s)
     raise OSError(f"cannot remove {folder}: {problem}")

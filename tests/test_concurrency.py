@@ -425,3 +425,39 @@ def test_a_living_worker_of_the_same_driver_is_left_alone(bases, tmp_path, kind,
         living.wait()
         Worker(experiment(), results, 1).stop()
         assert not workspace.exists()
+
+
+@pytest.mark.parametrize("kind", ["overlay"], indirect=True)
+def test_a_worker_of_other_results_is_swept_once_it_is_dead(bases, tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    base_file = keep_base(bases[0][1], tmp_path)
+    others, own = str(tmp_path / "others"), str(tmp_path / "own")
+    living = start(programs.hold_a_workspace, base_file, others, 1, kind, TMPDIR=str(tmp_path))
+    with ended(living):
+        workspace = Path(answer(living))
+        (workspace.parents[2] / "somebody's note").touch()
+        (workspace.parents[1] / "no-worker").mkdir()
+        Worker(experiment(), own, 9).stop()
+        assert problems_of(workspace, bases[0][1]) == []  # it lives, however old its epoch
+        living.kill()
+        living.wait()
+        Worker(experiment(), own, 9).stop()
+        assert mounts_below(tmp_path) == []
+        assert not workspace.parent.exists()
+        assert (workspace.parents[1] / "no-worker").exists()
+
+
+@pytest.mark.parametrize("how", ["a link", "open to all"])
+def test_a_scratch_root_that_somebody_else_could_have_made_is_refused(tmp_path, how, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    root = tmp_path / f"isobench-ray-{os.getuid()}"
+    if how == "a link":
+        (tmp_path / "elsewhere").mkdir()
+        root.symlink_to("elsewhere")
+    else:
+        root.mkdir()
+        root.chmod(0o777)
+    with pytest.raises(PermissionError, match="is not a folder of this user alone"):
+        Worker(experiment(), str(tmp_path / "results"), 1)
+    root.unlink() if root.is_symlink() else root.chmod(0o700)
+    Worker(experiment(), str(tmp_path / "results"), 1).stop()

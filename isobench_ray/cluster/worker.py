@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import signal
+import stat
 import tempfile
 import time
 import traceback
@@ -183,21 +185,39 @@ def _own_scratch(results_uri: str, epoch: int) -> Path:
     """
     root = Path(tempfile.gettempdir()) / f"isobench-ray-{os.getuid()}"
     own_root = root / sha256_hex(results_uri.encode())[:16]
-    own_root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    root.mkdir(exist_ok=True, mode=0o700)
+    _refuse_foreign(root)
+    own_root.mkdir(exist_ok=True, mode=0o700)
     scratch = own_root / f"{epoch}-{os.getpid()}-{start_ticks(os.getpid())}"
     with (root / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # workers of a node start at the same time
-        for folder in own_root.iterdir():
-            _sweep(folder, epoch)
+        for folder in root.glob("*/*"):
+            _sweep(folder, epoch if folder.parent == own_root else None)
         scratch.mkdir()
     return scratch
 
 
-def _sweep(folder: Path, epoch: int) -> None:
-    """Remove a worker's scratch folder and processes, unless it lives and is not older."""
+def _refuse_foreign(root: Path) -> None:
+    """The name is known beforehand, and the folder above is everybody's.
+
+    Raises:
+        PermissionError: somebody else made it, or may write to it.
+    """
+    status = root.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise PermissionError(f"{root} is not a folder of this user alone; remove it or set TMPDIR")
+
+
+def _sweep(folder: Path, epoch: int | None) -> None:
+    """Remove a worker's scratch folder and processes, unless it lives and is not older.
+
+    Workers of other Results (epoch None) are left while they live.
+    """
+    if re.fullmatch(r"\d+-\d+-\d+", folder.name) is None:
+        return
     old_epoch, pid, ticks = (int(part) for part in folder.name.split("-"))
     alive = start_ticks(pid) == ticks
-    if alive and old_epoch >= epoch:
+    if alive and (epoch is None or old_epoch >= epoch):
         return
     if alive:
         os.kill(pid, signal.SIGKILL)
