@@ -22,7 +22,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format bench calibrate audit-history hooks constraints clean
+.PHONY: help demo test lint format bench calibrate audit-history history-named hooks constraints clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -56,8 +56,10 @@ calibrate: $(DEV) ## many sessions per quickstart task: are the verdicts right? 
 	@sh scripts/ensure-bubblewrap.sh "$(VENV)/.bubblewrap-refused"
 	$(BIN)/python -m tests.calibration $(CALIBRATE_ARGS)
 
-audit-history: $(DEV) ## leak audit on commits of a clone: HISTORY=path [AUDIT_ARGS="--tasks 30"]
+history-named:
 	@test -n "$(HISTORY)" || { echo "name a clone: make audit-history HISTORY=path" >&2; exit 2; }
+
+audit-history: history-named $(DEV) ## leak audit on commits of a clone: HISTORY=path [AUDIT_ARGS="--tasks 30"]
 	$(BIN)/python -m tests.history "$(HISTORY)" $(AUDIT_ARGS)
 
 hooks: $(DEV) ## let git run the checks before each commit

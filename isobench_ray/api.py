@@ -22,9 +22,11 @@ from isobench_ray.cluster.schedule import Stage
 from isobench_ray.dataset import rebuild
 from isobench_ray.environment import open_environment
 from isobench_ray.errors import FailureRaised, IsobenchError, StoppedEarly, UserError
+from isobench_ray.experiment import Experiment
 from isobench_ray.experiment_file import LoadedExperiment, load_experiment
+from isobench_ray.failure import Blame
 from isobench_ray.lock import read_lock
-from isobench_ray.planning import Planner, ResolvedExperiment, RunOptions, WorkItem
+from isobench_ray.planning import PlannedTask, Planner, ResolvedExperiment, RunOptions, WorkItem
 from isobench_ray.reporting.content import Report, build_report, require_lock
 from isobench_ray.reporting.markdown import render_markdown
 from isobench_ray.resolve import make_lock, refuse_other_experiment, resolve_experiment
@@ -158,14 +160,31 @@ def audit_workspaces(loaded: LoadedExperiment, ids: tuple[str, ...]) -> Iterator
         ids: task ids or shell globs; empty: all tasks.
 
     Raises:
-        UserError: bad input; no task of such an id.
-        FailureRaised: a task cannot be resolved, or the probe failed.
+        UserError: bad input: no task of such an id, a task that cannot be resolved, an
+            environment, sandbox or scratch folder that does not serve.
+        FailureRaised: the audit itself failed.
     """
-    experiment, resolved = loaded.experiment, resolve_experiment(loaded)
+    resolved = resolve_experiment(loaded)
     for pattern in ids:
         if not fnmatch.filter(resolved.tasks, pattern):
             near = suggest(pattern, list(resolved.tasks))
             raise UserError(f"{loaded.path}: no task '{pattern}'{near}")
+    chosen = [
+        planned
+        for task_id, planned in resolved.tasks.items()
+        if not ids or any(fnmatch.fnmatchcase(task_id, pattern) for pattern in ids)
+    ]
+    try:
+        yield from _audits(loaded.experiment, chosen)
+    except FailureRaised as error:
+        if error.failure.policy.blame is Blame.HARNESS:
+            raise
+        advice = error.failure.policy.advice
+        raise UserError(f"{loaded.path}: {error}; {advice}") from error
+
+
+def _audits(experiment: Experiment, chosen: list[PlannedTask]) -> Iterator[LeakReport]:
+    """One audit after the other, on one worker's scratch folder."""
     with tempfile.TemporaryDirectory(prefix="isobench-ray-audit-") as folder:
         node = open_node(
             experiment.environment,
@@ -175,9 +194,7 @@ def audit_workspaces(loaded: LoadedExperiment, ids: tuple[str, ...]) -> Iterator
             workspace=experiment.workspace,
         )
         try:
-            for task_id, planned in resolved.tasks.items():
-                if ids and not any(fnmatch.fnmatchcase(task_id, pattern) for pattern in ids):
-                    continue
+            for planned in chosen:
                 if planned.resolved is None:
                     assert planned.failure is not None, "a task that is not resolved has a failure"
                     raise FailureRaised(planned.failure)

@@ -332,3 +332,29 @@ def test_the_audit_refuses_a_task_that_is_not_there(cli, tiny):
     done = cli("audit-workspace", tiny.write(), "summ")
     assert done.returncode == 2
     assert "no task 'summ'; did you mean 'sum'?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"workspace": {"kind": "overlay"}, "sandbox": {"kind": "none"}},
+            ("overlay_unavailable", "set workspace.kind to auto or copy"),
+        ),
+        (
+            {"environment": {"python": "/nowhere/python"}},
+            ("interpreter_missing", "set environment.python"),
+        ),
+    ],
+)
+def test_what_keeps_the_audit_from_starting_is_bad_input_with_advice(cli, tiny, changes, words):
+    done = cli("audit-workspace", tiny.write(**changes))
+    assert done.returncode == 2, done.stderr
+    assert all(word in done.stderr for word in words)
+
+
+def test_a_task_that_cannot_be_resolved_is_named_by_the_audit(cli, tiny):
+    done = cli("audit-workspace", tiny.write([tiny.task(human_commit="f" * 40)]))
+    assert done.returncode == 2, done.stderr
+    assert "commit_unknown" in done.stderr
+    assert "correct the hash in the task" in done.stderr
