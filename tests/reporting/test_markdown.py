@@ -56,6 +56,24 @@ def test_no_word_of_an_agent_breaks_a_table(report, detail):
         assert {len(row) for row in rows} == {len(head)}
 
 
+def test_what_a_patch_changes_against_a_rule_is_a_remark_that_is_not_said_twice(report):
+    number, line = next((n, x) for n, x in enumerate(report.trials) if x.verdict is not None)
+    broken = ("outside target_files: a.py", "outside target_files: b.py")
+
+    def remark(reason: str | None) -> str:
+        verdict = line.verdict.model_copy(update={"violations": broken, "reason": reason})
+        trials = [*report.trials]
+        trials[number] = line.model_copy(update={"verdict": verdict, "outcome_detail": None})
+        table = next(
+            t for t in _tables(render_markdown(report.model_copy(update={"trials": tuple(trials)})))
+            if t[0][-1] == "remark"
+        )  # fmt: skip
+        return table[number + 2][-1]
+
+    assert remark(None) == "outside target_files: a.py and 1 more"
+    assert remark(broken[0]) == f"{broken[0]}; {broken[1]}"
+
+
 def test_every_planned_trial_is_a_row(report):
     text = render_markdown(report)
     trials = next(t for t in _tables(text) if t[0][:2] == ["task", "agent"])
